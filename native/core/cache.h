@@ -1,0 +1,82 @@
+// The self-pruned cache: a pool of pages and the sequences that hold them.
+//
+// For every (sequence, layer, KV head) there is one list of pages of kPageTokens slots each:
+//
+//   page  0 .. R-1            the ring: slot p mod ringSlots holds the pair of position p
+//   page  R .. R+ceil(N/64)-1 the N kept pairs that have left the window, in order of position
+//
+//   ringSlots = window + slack,  R = ceil(ringSlots / kPageTokens)
+//
+// With T pairs seen so far, ring positions [T - window, T) are live; those further back (the slack) only serve
+// `rewind`. A pair at position s leaves the window when position s + window arrives; if its utility reached
+// the sequence's threshold it is then copied to the kept pages, else it is gone.
+//
+// All methods run on the stream's thread, in the order in which they were enqueued.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/status.h"
+#include "core/view.h"
+
+namespace spkv {
+
+constexpr int64_t kPageTokens = 64;
+
+struct CacheGeometry {
+  int64_t layers = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t window = 0;  // pairs this near are always visible, the query's own included
+  int64_t slack = 0;   // how many tokens a sequence can be rewound
+  DType dtype = DType::kF32;
+  int64_t capacity_pages = 0;
+
+  int64_t ring_slots() const { return window + slack; }
+  int64_t ring_pages() const { return (ring_slots() + kPageTokens - 1) / kPageTokens; }
+  int64_t lists() const { return layers * kv_heads; }
+};
+
+struct PoolStats {
+  int64_t page_bytes = 0;
+  int64_t capacity_pages = 0;
+  int64_t used_pages = 0;   // each page counted once, however many sequences share it
+  int64_t peak_pages = 0;   // the most that were ever in use: what the system has had to provide
+  int64_t sequences = 0;
+};
+
+struct SequenceStats {
+  int64_t length = 0;  // tokens seen
+  float threshold = 0;
+  int64_t pages = 0;         // ring and kept pages, shared ones included
+  int64_t shared_pages = 0;  // of these, held by another sequence too
+  std::vector<int64_t> kept; // [layers * kv_heads] pairs in kept pages
+};
+
+class Cache {
+ public:
+  virtual ~Cache() = default;
+
+  virtual const CacheGeometry& geometry() const = 0;
+  virtual PoolStats pool_stats() const = 0;
+
+  // A new, empty sequence. Pairs whose utility is at least `threshold` are kept.
+  virtual Status create(float threshold, int32_t* slot) = 0;
+  virtual Status release(int32_t slot) = 0;
+  // A second sequence with the same content; pages are shared until one of the two writes to them.
+  virtual Status fork(int32_t slot, int32_t* copy) = 0;
+  // Takes back the last `tokens` tokens (at most the slack).
+  virtual Status rewind(int32_t slot, int64_t tokens) = 0;
+  virtual Status sequence_stats(int32_t slot, SequenceStats* stats) const = 0;
+
+  // The sequence as bytes that do not depend on the device; `restore` makes a new sequence of them.
+  virtual Status save(int32_t slot, std::vector<uint8_t>* bytes) const = 0;
+  virtual Status restore(const uint8_t* bytes, int64_t size, int32_t* slot) = 0;
+
+  // Fills every byte of the pool that holds no live pair with NaN. Tests use it to prove that nothing reads
+  // what nobody wrote.
+  virtual Status poison() = 0;
+};
+
+}  // namespace spkv

@@ -1,0 +1,46 @@
+// The table of operations: what a device can do. One line per operation; the same names stand in the
+// TypeScript library, in the binding, and in the CPU and CUDA sources.
+#pragma once
+
+#include "core/status.h"
+#include "core/stream.h"
+#include "ops/attention.h"
+#include "ops/elementwise.h"
+#include "ops/embedding.h"
+#include "ops/gated_attention.h"
+#include "ops/insert.h"
+#include "ops/log_probabilities.h"
+#include "ops/matmul.h"
+#include "ops/predict_utility.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
+#include "ops/sample.h"
+
+#define SPKV_OPERATIONS(X)                    \
+  X(embedding, EmbeddingParams)               \
+  X(rms_norm, RmsNormParams)                  \
+  X(matmul, MatmulParams)                     \
+  X(pack_weight, PackWeightParams)            \
+  X(rotary_angles, RotaryAnglesParams)        \
+  X(rope, RopeParams)                         \
+  X(silu_mul, SiluMulParams)                  \
+  X(add, AddParams)                           \
+  X(copy, CopyParams)                         \
+  X(predict_utility, PredictUtilityParams)    \
+  X(attention, AttentionParams)               \
+  X(insert, InsertParams)                     \
+  X(positions, PositionsParams)               \
+  X(gated_attention, GatedAttentionParams)    \
+  X(sample, SampleParams)                     \
+  X(record_prompt, RecordPromptParams)        \
+  X(log_probabilities, LogProbabilitiesParams)
+
+namespace spkv {
+
+struct Operations {
+#define SPKV_ENTRY(name, Params) Status (*name)(const Params&, Execution&);
+  SPKV_OPERATIONS(SPKV_ENTRY)
+#undef SPKV_ENTRY
+};
+
+}  // namespace spkv
