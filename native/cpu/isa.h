@@ -27,6 +27,11 @@
 
 SPKV_ISA_BEGIN
 
+// Every operation of the table, as this instruction set has it.
+#define SPKV_DECLARE(name, Params) Status name(const Params& params, Execution& execution);
+SPKV_OPERATIONS(SPKV_DECLARE)
+#undef SPKV_DECLARE
+
 // Calls body(item, thread) for every item in [0, items), over the threads of the pool.
 template <typename Body>
 inline void parallel(Execution& execution, int64_t items, const Body& body) {
