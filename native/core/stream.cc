@@ -19,7 +19,10 @@ Stream::Stream(Execution execution, std::function<void()> start) : execution_(ex
   });
 }
 
-Stream::~Stream() {
+Stream::~Stream() { stop(); }
+
+void Stream::stop() {
+  if (!thread_.joinable()) return;
   cancel();
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -133,7 +136,8 @@ void Stream::execute(Entry& entry) {
     entry.done(entry.command(execution_), 0);
   } else {
     Status status = failure_;
-    if (status.ok()) status = cancelled() ? fail(Code::kAborted, "The work was cancelled") : entry.command(execution_);
+    if (status.ok())
+      status = cancelled() ? fail(Code::kAborted, "The work was cancelled") : entry.command(execution_);
     entry.done(status, failure_.ok() ? 0 : failure_number_);
   }
   busy_.fetch_add(std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count(),

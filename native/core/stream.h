@@ -46,9 +46,12 @@ class Stream {
   // Work with an answer. `done` is always called, on the stream's thread, with the status and the number of
   // the failure that it reports (0 for none), to be passed to `acknowledge` once the caller knows.
   // With `always`, the command runs even after a failure (freeing must not be skipped).
-  void request(Command command, std::function<void(const Status&, uint64_t failure)> done, bool always = false);
+  void request(Command command, std::function<void(const Status&, uint64_t failure)> done,
+               bool always = false);
   void launch(std::shared_ptr<const Graph> graph);
   void acknowledge(uint64_t failure);
+  // Skips what is enqueued and ends the thread; nothing runs afterwards.
+  void stop();
   // Skips everything that is enqueued now; requests among it report kAborted.
   void cancel();
 

@@ -22,8 +22,14 @@
 #error "SPKV_ISA must name the instruction set: portable, avx2 or avx512"
 #endif
 
-#define SPKV_ISA_BEGIN namespace spkv { namespace cpu { namespace SPKV_ISA {
-#define SPKV_ISA_END } } }
+#define SPKV_ISA_BEGIN \
+  namespace spkv {     \
+  namespace cpu {      \
+  namespace SPKV_ISA {
+#define SPKV_ISA_END \
+  }                  \
+  }                  \
+  }
 
 SPKV_ISA_BEGIN
 
@@ -43,8 +49,12 @@ inline void parallel(Execution& execution, int64_t items, const Body& body) {
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 template <typename T>
-inline T smaller(T a, T b) { return a < b ? a : b; }
+inline T smaller(T a, T b) {
+  return a < b ? a : b;
+}
 template <typename T>
-inline T larger(T a, T b) { return a > b ? a : b; }
+inline T larger(T a, T b) {
+  return a > b ? a : b;
+}
 
 SPKV_ISA_END
