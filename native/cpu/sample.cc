@@ -99,8 +99,8 @@ struct Row {
   inline __attribute__((always_inline)) vf depth(vf x) const { return (splat(largest) - x) * splat(scale); }
 };
 
-constexpr int kLevels = 4;
-constexpr float kDepths[kLevels] = {4, 8, 16, 87};  // deeper ones have probability 0
+constexpr int kLevels = 6;
+constexpr float kDepths[kLevels] = {3, 6, 9, 12, 16, 87};  // deeper ones have probability 0
 
 // Number and probability of the tokens of at most the depths above.
 struct Masses {
@@ -120,8 +120,8 @@ Masses weigh(const Row& row) {
       const vf weight = exp(-depth);
       for (int j = 0; j < kLevels; j++) {
         const vi within = depth <= splat(kDepths[j]);
-        mass[j] += select(within, weight, vf{});
-        count[j] -= within;
+        mass[j] = within ? mass[j] + weight : mass[j];
+        count[j] = within ? count[j] + 1 : count[j];
       }
     });
     for (int j = 0; j < kLevels; j++) {
