@@ -45,8 +45,10 @@ export function runOnnx(
 
 /** Ends the helper process, for callers that do not want to wait for their own exit to end it. */
 export function closeOnnx(): void {
-  child?.disconnect();
+  const ended = child;
   child = undefined;
+  ended?.disconnect();
+  for (const id of pending.keys()) settle({ id, error: 'The onnxruntime helper was closed' });
 }
 
 function start(): ChildProcess {
@@ -56,7 +58,7 @@ function start(): ChildProcess {
   started.on('exit', (code, signal) => {
     if (child !== started) return;
     child = undefined;
-    for (const id of [...pending.keys()]) settle({ id, error: `The onnxruntime helper ended (${signal ?? `exit code ${code}`})` });
+    for (const id of pending.keys()) settle({ id, error: `The onnxruntime helper ended (${signal ?? `exit code ${code}`})` });
   });
   return started;
 }
