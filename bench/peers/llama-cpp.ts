@@ -5,6 +5,7 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
+import { basename } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { summarize, type Summary } from '../summary.js';
 import { pinShim } from './pin-shim.js';
@@ -33,6 +34,8 @@ export interface LlamaCppOptions {
 export interface LlamaCppResult {
   engine: 'node-llama-cpp';
   version: string;
+  /** File name. */
+  model: string;
   mode: LlamaCppOptions['mode'];
   threads: number | '2pinned';
   sequences: number;
@@ -90,6 +93,7 @@ async function run(options: LlamaCppOptions): Promise<LlamaCppResult> {
   return {
     engine: 'node-llama-cpp',
     version: await library.getModuleVersion(),
+    model: basename(options.model),
     mode,
     threads,
     sequences,
