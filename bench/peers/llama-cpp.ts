@@ -9,7 +9,7 @@ import { basename } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { summarize, type Summary } from '../summary.js';
 import { pinShim } from './pin-shim.js';
-import { generator } from './random.js';
+import { randomTokens } from './random.js';
 
 export interface LlamaCppOptions {
   /** Path of a GGUF file. */
@@ -27,7 +27,7 @@ export interface LlamaCppOptions {
   threads?: number | '2pinned';
   /** Samples taken in this process, after one that is thrown away. Defaults to 3. */
   repeats?: number;
-  /** A file whose bytes are the prompt's token ids, for models over bytes. Defaults to random token ids. */
+  /** A file whose bytes are the prompt's token ids, for models over bytes. Defaults to `randomTokens`. */
   promptFile?: string;
 }
 
@@ -110,10 +110,7 @@ async function load(): Promise<NodeLlamaCpp> {
 }
 
 function promptOf({ promptTokens, promptFile }: LlamaCppOptions, vocabulary: number): number[] {
-  if (promptFile === undefined) {
-    const next = generator(1, 'prompt');
-    return Array.from({ length: promptTokens }, () => Math.floor(next() * vocabulary));
-  }
+  if (promptFile === undefined) return randomTokens(promptTokens, vocabulary);
   const bytes = readFileSync(promptFile).subarray(0, promptTokens);
   if (bytes.length < promptTokens) throw new Error(`Expected at least ${promptTokens} bytes in the prompt file but found ${bytes.length}`);
   return [...bytes];

@@ -46,6 +46,11 @@ export const DEFAULTS: RandomLlamaOptions = {
 };
 
 const WEIGHT_STD = 0.02;
+/**
+ * Wide enough that the token outweighs what the layers add to it. With 0.02 the deeper layers see much the same vector
+ * for every token, and a utility predictor then passes nearly all of them or none.
+ */
+const EMBEDDING_STD = 1;
 const CALIBRATION_VECTORS = 1024;
 
 /** Directory of the checkpoint in Hugging Face layout (bf16); made on first use. */
@@ -71,7 +76,7 @@ function digest(value: unknown): string {
 
 /** A random model without any file, drawn tensor by tensor. Every tensor depends on the seed and its name only. */
 export function randomCheckpoint(o: RandomLlamaOptions): Checkpoint {
-  const tensors: LazyTensor[] = [weight('model.embed_tokens.weight', [o.vocabulary, o.hidden], o.seed)];
+  const tensors: LazyTensor[] = [weight('model.embed_tokens.weight', [o.vocabulary, o.hidden], o.seed, EMBEDDING_STD)];
   for (let layer = 0; layer < o.layers; layer++) tensors.push(...layerTensors(o, `model.layers.${layer}`));
   tensors.push(ones('model.norm.weight', o.hidden));
   if (!o.tied) tensors.push(weight('lm_head.weight', [o.vocabulary, o.hidden], o.seed));
@@ -129,6 +134,7 @@ function predictorTensors(o: RandomLlamaOptions, name: string, density: number):
   const fc1 = weight(`${name}.fc1.weight`, [o.predictorHidden, o.hidden], o.seed, 1 / Math.sqrt(o.hidden));
   const fc2 = weight(`${name}.fc2.weight`, [o.kvHeads, o.predictorHidden], o.seed, 2 / Math.sqrt(o.predictorHidden));
   const bias = () => {
+    if (density <= 0 || density >= 1) return new Float32Array(o.kvHeads).fill(density <= 0 ? -100 : 100);
     const w1 = rounded(fc1.values());
     const w2 = rounded(fc2.values());
     const next = generator(o.seed, `${name}.calibration`);
@@ -137,7 +143,8 @@ function predictorTensors(o: RandomLlamaOptions, name: string, density: number):
       const inner = product(w1, gaussian(next, o.hidden, 1)).map((h) => h / (1 + Math.exp(-h)));
       product(w2, inner).forEach((logit, head) => (logits[head]![n] = logit));
     }
-    return Float32Array.from(logits, (values) => -values.sort()[Math.min(CALIBRATION_VECTORS - 1, Math.round((1 - density) * CALIBRATION_VECTORS))]!);
+    const rank = Math.min(CALIBRATION_VECTORS - 1, Math.round((1 - density) * CALIBRATION_VECTORS));
+    return Float32Array.from(logits, (values) => -values.sort()[rank]!);
   };
   return [
     fc1,

@@ -28,6 +28,12 @@ export function gaussian(next: () => number, length: number, std: number): Float
   return out;
 }
 
+/** Token ids for a prompt, the same for every engine. */
+export function randomTokens(count: number, vocabulary: number): number[] {
+  const next = generator(1, 'prompt');
+  return Array.from({ length: count }, () => Math.floor(next() * vocabulary));
+}
+
 function rotate(x: number, bits: number): number {
   return (x << bits) | (x >>> (32 - bits));
 }
