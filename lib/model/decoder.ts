@@ -1,5 +1,5 @@
 import { resolveSampling, type SamplingOptions } from '../sampling-options.js';
-import type { Graph, KvCache, Sequence, Tensor } from '../ops.js';
+import type { Device, Graph, KvCache, Sequence, Tensor } from '../ops.js';
 import { ActivationMemory } from './activations.js';
 import { forward, type Network, project } from './forward.js';
 import { Sampler } from './sampler.js';
@@ -19,6 +19,7 @@ export interface DecoderRow {
  * since the sampled ids of one step are the input of the next without leaving the device.
  */
 export class Decoder implements Disposable {
+  readonly #device: Device;
   readonly #rows: readonly DecoderRow[];
   readonly #ids: Tensor; // [B] i32: the output of the last step, the input of the next
   readonly #logits: Tensor; // [B, V]
@@ -37,6 +38,7 @@ export class Decoder implements Disposable {
     const activations = memory.take(rows.length);
     const slots = device.from(Int32Array.from(rows, ({ sequence }) => sequence.slot));
     const offsets = device.from(Int32Array.from({ length: rows.length + 1 }, (_, row) => row));
+    this.#device = device;
     this.#rows = rows;
     this.#ids = activations.ids;
     this.#ids.write(Int32Array.from(rows, ({ next }) => next));
@@ -55,8 +57,10 @@ export class Decoder implements Disposable {
    * error, none: after POOL_EXHAUSTED the step can be run again once pages are free.
    */
   async step(): Promise<Int32Array> {
-    this.#graph.launch();
-    const ids = (await this.#ids.read()) as Int32Array;
+    const ids = await this.#device.submit(() => {
+      this.#graph.launch();
+      return this.#ids.read() as Promise<Int32Array>;
+    });
     for (const { sequence } of this.#rows) sequence.advance(1);
     return ids;
   }

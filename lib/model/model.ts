@@ -7,7 +7,7 @@ import * as ops from '../ops.js';
 import { type Device, type DeviceOptions, type KvCache, openDevice, type Sequence, type Tensor } from '../ops.js';
 import { type Activations, ActivationMemory } from './activations.js';
 import { Decoder, type DecoderRow } from './decoder.js';
-import { type Batch, forward, forwardGated, type Network, project } from './forward.js';
+import { forward, forwardGated, type Network, project } from './forward.js';
 import { inverseFrequencies } from './rope.js';
 import { loadWeights, type ModelWeights } from './weights.js';
 
@@ -114,7 +114,7 @@ export class Model implements Disposable {
     let logits: Float32Array | undefined;
     for (let start = 0; start < ids.length; start += this.chunk) {
       const piece = Array.prototype.slice.call(ids, start, start + this.chunk) as number[];
-      [logits] = await this.#cancellable(signal, () => this.step([{ sequence, ids: piece }]));
+      [logits] = await this.step([{ sequence, ids: piece }], signal);
       onProgress?.(Math.min(ids.length, start + this.chunk), ids.length);
     }
     return logits!;
@@ -124,24 +124,30 @@ export class Model implements Disposable {
    * One step of any mixture of prompts and single tokens: reads the new tokens of each sequence, and resolves
    * with the logits [V] after the last of each. Either all sequences advance or, on an error, none.
    */
-  async step(inputs: readonly StepInput[]): Promise<Float32Array[]> {
-    const { a, last } = this.#enqueue(inputs);
+  async step(inputs: readonly StepInput[], signal?: AbortSignal): Promise<Float32Array[]> {
+    this.#checkInputs(inputs);
     using gathered = this.device.tensor('f32', [inputs.length, this.config.hiddenSize]);
     using logits = this.device.tensor('f32', [inputs.length, this.config.vocabSize]);
-    ops.embedding(gathered, last, a.normed);
-    project(this.network, logits, gathered);
-    const flat = (await logits.read()) as Float32Array;
+    const flat = await this.device.submit(() => {
+      const { a, last } = this.#enqueue(inputs);
+      ops.embedding(gathered, last, a.normed);
+      project(this.network, logits, gathered);
+      return logits.read() as Promise<Float32Array>;
+    }, signal);
     for (const { sequence, ids } of inputs) sequence.advance(ids.length);
     const { vocabSize } = this.config;
     return inputs.map((_, row) => flat.subarray(row * vocabSize, (row + 1) * vocabSize));
   }
 
   /** Like {@link step} for one sequence, with the logits [n, V] after every new token. */
-  async stepAll(sequence: Sequence, ids: ArrayLike<number>): Promise<Float32Array> {
-    const { a } = this.#enqueue([{ sequence, ids }]);
+  async stepAll(sequence: Sequence, ids: ArrayLike<number>, signal?: AbortSignal): Promise<Float32Array> {
+    this.#checkInputs([{ sequence, ids }]);
     using logits = this.device.tensor('f32', [ids.length, this.config.vocabSize]);
-    project(this.network, logits, a.normed);
-    const flat = (await logits.read()) as Float32Array;
+    const flat = await this.device.submit(() => {
+      const { a } = this.#enqueue([{ sequence, ids }]);
+      project(this.network, logits, a.normed);
+      return logits.read() as Promise<Float32Array>;
+    }, signal);
     sequence.advance(ids.length);
     return flat;
   }
@@ -156,25 +162,28 @@ export class Model implements Disposable {
     for (let start = 0; start < ids.length; start += this.chunk) {
       const piece = Array.prototype.slice.call(ids, start, start + this.chunk) as number[];
       const next = Array.prototype.slice.call(ids, start + 1, start + 1 + piece.length) as number[];
-      const scores = await this.#cancellable(signal, () => this.#scoreChunk(sequence, piece, next));
+      const scores = await this.#scoreChunk(sequence, piece, next, signal);
       result.set(scores.subarray(0, next.length), start + 1);
       onProgress?.(Math.min(ids.length, start + this.chunk), ids.length);
     }
     return result;
   }
 
-  async #scoreChunk(sequence: Sequence, ids: number[], next: number[]): Promise<Float32Array> {
-    const { a } = this.#enqueue([{ sequence, ids }]);
+  async #scoreChunk(sequence: Sequence, ids: number[], next: number[], signal?: AbortSignal): Promise<Float32Array> {
+    this.#checkInputs([{ sequence, ids }]);
     using targets = this.device.from(Int32Array.from(ids, (_, i) => next[i] ?? -1));
     using scores = this.device.tensor('f32', [ids.length]);
     using logits = this.device.tensor('f32', [Math.min(LOGIT_ROWS, ids.length), this.config.vocabSize]);
-    for (let start = 0; start < ids.length; start += LOGIT_ROWS) {
-      const end = Math.min(ids.length, start + LOGIT_ROWS);
-      const rows = logits.slice(0, 0, end - start);
-      project(this.network, rows, a.normed.slice(0, start, end));
-      ops.logProbabilities(scores.slice(0, start, end), rows, targets.slice(0, start, end));
-    }
-    const result = (await scores.read()) as Float32Array;
+    const result = await this.device.submit(() => {
+      const { a } = this.#enqueue([{ sequence, ids }]);
+      for (let start = 0; start < ids.length; start += LOGIT_ROWS) {
+        const end = Math.min(ids.length, start + LOGIT_ROWS);
+        const rows = logits.slice(0, 0, end - start);
+        project(this.network, rows, a.normed.slice(0, start, end));
+        ops.logProbabilities(scores.slice(0, start, end), rows, targets.slice(0, start, end));
+      }
+      return scores.read() as Promise<Float32Array>;
+    }, signal);
     sequence.advance(ids.length);
     return result;
   }
@@ -202,14 +211,16 @@ export class Model implements Disposable {
     if (mode === 'soft' && this.dense) throw new SpkvError('UNSUPPORTED', 'A model without predictors has no soft gates');
     const memory = new ActivationMemory(this.device, this.config, this.dense, ids.length);
     try {
-      const a = memory.take(ids.length);
-      a.ids.write(Int32Array.from(ids));
-      a.positions.write(Int32Array.from(ids, (_, i) => i));
       using offsets = this.device.from(Int32Array.of(0, ids.length));
       using logits = this.device.tensor('f32', [ids.length, this.config.vocabSize]);
-      forwardGated(this.network, a, offsets, mode);
-      project(this.network, logits, a.normed);
-      return (await logits.read()) as Float32Array;
+      return await this.device.submit(() => {
+        const a = memory.take(ids.length);
+        a.ids.write(Int32Array.from(ids));
+        a.positions.write(Int32Array.from(ids, (_, i) => i));
+        forwardGated(this.network, a, offsets, mode);
+        project(this.network, logits, a.normed);
+        return logits.read() as Promise<Float32Array>;
+      });
     } finally {
       memory.dispose();
     }
@@ -217,38 +228,24 @@ export class Model implements Disposable {
 
   /** Enqueues a step up to the hidden states. No awaiting happens here, so steps of several callers never mix. */
   #enqueue(inputs: readonly StepInput[]): { a: Activations; last: Tensor } {
-    if (!Array.isArray(inputs) || inputs.length === 0) throw invalid('at least one input', 'inputs', inputs);
     const offsets = [0];
-    for (const [index, { sequence, ids }] of inputs.entries()) {
-      this.#checkIds(ids, `inputs[${index}].ids`);
-      if (sequence.cache !== this.cache) throw new SpkvError('INVALID_ARGUMENT', `inputs[${index}].sequence belongs to another model`);
-      offsets.push(offsets[index]! + ids.length);
-    }
+    for (const { ids } of inputs) offsets.push(offsets.at(-1)! + ids.length);
     const tokens = offsets.at(-1)!;
     if (!this.#memory || this.#memory.tokens < tokens) {
       this.#memory = new ActivationMemory(this.device, this.config, this.dense, Math.max(tokens, Math.min(this.chunk, DEFAULT_CHUNK)));
     }
     const a = this.#memory.take(tokens);
     a.ids.write(Int32Array.from(inputs.flatMap(({ ids }) => Array.from(ids))));
-    const batch: Batch = {
-      slots: this.device.from(Int32Array.from(inputs, ({ sequence }) => sequence.slot)),
-      offsets: this.device.from(Int32Array.from(offsets)),
-    };
-    forward(this.network, a, this.cache, batch);
+    const slots = this.device.from(Int32Array.from(inputs, ({ sequence }) => sequence.slot));
+    forward(this.network, a, this.cache, { slots, offsets: this.device.from(Int32Array.from(offsets)) });
     return { a, last: this.device.from(Int32Array.from(inputs, (_, row) => offsets[row + 1]! - 1)) };
   }
 
-  async #cancellable<T>(signal: AbortSignal | undefined, run: () => Promise<T>): Promise<T> {
-    signal?.throwIfAborted();
-    const cancel = () => this.device.cancel();
-    signal?.addEventListener('abort', cancel, { once: true });
-    try {
-      return await run();
-    } catch (error) {
-      signal?.throwIfAborted();
-      throw error;
-    } finally {
-      signal?.removeEventListener('abort', cancel);
+  #checkInputs(inputs: readonly StepInput[]): void {
+    if (!Array.isArray(inputs) || inputs.length === 0) throw invalid('at least one input', 'inputs', inputs);
+    for (const [index, { sequence, ids }] of inputs.entries()) {
+      this.#checkIds(ids, `inputs[${index}].ids`);
+      if (sequence?.cache !== this.cache) throw new SpkvError('INVALID_ARGUMENT', `inputs[${index}].sequence belongs to another model`);
     }
   }
 
