@@ -50,8 +50,10 @@ export interface PrefillOptions {
   signal?: AbortSignal;
 }
 
-/** Opens a checkpoint directory and brings its weights to the device. Errors: see {@link SpkvError.code}. */
-export async function loadNetwork(dir: string, opts?: ModelOptions): Promise<Model> {
+/** Opens a checkpoint directory and brings its weights to the device: what {@link Model} is made of. */
+export async function loadNetwork(
+  dir: string, opts?: ModelOptions,
+): Promise<{ checkpoint: Checkpoint; device: Device; weights: ModelWeights; options: Partial<ModelOptions> }> {
   const given = options(opts, 'model options', OPTION_NAMES);
   given.signal?.throwIfAborted();
   const checkpoint = await openCheckpoint(dir);
@@ -60,7 +62,7 @@ export async function loadNetwork(dir: string, opts?: ModelOptions): Promise<Mod
   if (weights.dense) given.onWarning?.(`${dir} has no utility predictors: it runs dense, every pair is kept`);
   const unread = checkpoint.unread();
   if (unread.length > 0) given.onWarning?.(`${dir}: nothing reads ${unread.length} tensors: ${list(unread)}`);
-  return new Model(checkpoint, device, weights, given);
+  return { checkpoint, device, weights, options: given };
 }
 
 function openGiven(given: Partial<ModelOptions>): Device {
