@@ -9,6 +9,7 @@ import Table from 'cli-table3';
 import { commit, machine } from './machine.js';
 import type { LlamaCppOptions, LlamaCppResult } from './peers/llama-cpp.js';
 import type { OnnxruntimeOptions, OnnxruntimeResult } from './peers/onnxruntime.js';
+import { quiet } from './quiet.js';
 import { summarize, type Summary } from './summary.js';
 
 const BENCH = fileURLToPath(new URL('.', import.meta.url));
@@ -126,9 +127,11 @@ export function runOnnxruntime(options: OnnxruntimeOptions): Promise<Onnxruntime
   return runPeer<OnnxruntimeResult>('onnxruntime.ts', options);
 }
 
-/** Runs a script of `bench/peers` with its options as JSON, and gives the JSON that it prints last. */
-function runPeer<Result>(script: string, options: object): Promise<Result> {
+/** Runs a script of `bench/peers` with its options as JSON once the machine is quiet; gives the JSON that it prints last. */
+async function runPeer<Result>(script: string, options: object): Promise<Result> {
   const args = ['--import', import.meta.resolve('tsx'), join(BENCH, 'peers', script), JSON.stringify(options)];
+  const busy = await quiet();
+  if (busy > 0.2) console.warn(`Other work keeps ${shown(busy)} cores busy: the rates of ${script} will be too low`);
   return new Promise((resolve, reject) => {
     execFile(process.execPath, args, { timeout: PEER_TIMEOUT_MS, maxBuffer: 1 << 24 }, (error, stdout, stderr) => {
       if (error) {
