@@ -86,8 +86,8 @@ export class KvCache implements Disposable {
       throw new SpkvError('FILE', 'The saved sequence is damaged or incomplete: its checksum does not match');
     }
     const slot = await settle(native().restoreSequence(this.#handle, new Uint8Array(body)));
-    const { threshold } = await settle(native().sequenceStats(this.#handle, slot));
-    return new Sequence(this, slot, threshold);
+    const { threshold, length } = await settle(native().sequenceStats(this.#handle, slot));
+    return new Sequence(this, slot, threshold, length);
   }
 
   /** @internal For tests: fills all memory that holds no live pair with NaN. */
@@ -109,13 +109,25 @@ export class Sequence implements AsyncDisposable {
   readonly cache: KvCache;
   readonly threshold: number;
   readonly #slot: number;
+  #length: number;
   #disposed = false;
 
   /** @internal Use {@link KvCache.createSequence}. */
-  constructor(cache: KvCache, slot: number, threshold: number) {
+  constructor(cache: KvCache, slot: number, threshold: number, length = 0) {
     this.cache = cache;
     this.threshold = threshold;
     this.#slot = slot;
+    this.#length = length;
+  }
+
+  /** Tokens seen, as of the last step that was awaited. */
+  get length(): number {
+    return this.#length;
+  }
+
+  /** @internal Called by whoever ran `insert`, once it is known to have succeeded. */
+  advance(tokens: number): void {
+    this.#length += tokens;
   }
 
   /** Where the sequence lies in its cache, for the `slots` tensor of operations. */
@@ -134,12 +146,14 @@ export class Sequence implements AsyncDisposable {
 
   /** A second sequence with the same content. Pages are shared until one of the two writes to them. */
   async fork(): Promise<Sequence> {
-    return new Sequence(this.cache, await settle(native().forkSequence(this.cache.handle, this.slot)), this.threshold);
+    const slot = await settle(native().forkSequence(this.cache.handle, this.slot));
+    return new Sequence(this.cache, slot, this.threshold, this.#length);
   }
 
   /** Takes back the last `tokens` tokens, exactly; at most the cache's slack. */
-  rewind(tokens: number): Promise<void> {
-    return settle(native().rewindSequence(this.cache.handle, this.slot, integer(tokens, 'tokens', 0, 2 ** 31 - 1)));
+  async rewind(tokens: number): Promise<void> {
+    await settle(native().rewindSequence(this.cache.handle, this.slot, integer(tokens, 'tokens', 0, 2 ** 31 - 1)));
+    this.#length -= tokens;
   }
 
   /** The sequence as bytes with a checksum, for {@link KvCache.restoreSequence}. */

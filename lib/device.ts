@@ -17,8 +17,8 @@ export interface DeviceOptions {
  * Opens a device: 'cpu', or 'auto' for the best that is there (today the CPU).
  *
  * A device runs its operations in order on a stream of its own; calls return at once, and only reading results
- * back waits, as a promise. The first operation that fails while running cancels everything enqueued behind it
- * until its error has been delivered by a rejected promise.
+ * back waits, as a promise. The first operation that fails while running cancels what is enqueued behind it (in
+ * its submission, see {@link Device.submit}) until its error has been delivered by a rejected promise.
  */
 export function openDevice(name: string = 'auto', opts?: DeviceOptions): Device {
   const { threads, pin, instructions } = options(opts, 'device options', ['threads', 'pin', 'instructions']);
@@ -106,9 +106,31 @@ export class Device implements Disposable {
     return settle(native().synchronize(this.#handle));
   }
 
-  /** Skips all work enqueued so far that has not run yet; whoever waits for it gets an error with code ABORTED. */
-  cancel(): void {
-    native().cancel(this.#handle);
+  /**
+   * Runs `body`, which enqueues operations and returns a promise of their result without waiting in between,
+   * as one unit: a failure in it skips the rest of it and nothing else, and `signal` cancels it between two
+   * operations.
+   */
+  async submit<T>(body: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    signal?.throwIfAborted();
+    const submission = native().beginSubmission(this.#handle);
+    let result: Promise<T>;
+    try {
+      result = body();
+    } finally {
+      native().endSubmission(this.#handle);
+    }
+    if (!signal) return result;
+    const cancel = () => native().cancelSubmission(submission);
+    signal.addEventListener('abort', cancel, { once: true });
+    try {
+      return await result;
+    } catch (error) {
+      signal.throwIfAborted();
+      throw error;
+    } finally {
+      signal.removeEventListener('abort', cancel);
+    }
   }
 
   /** Nanoseconds that the stream has spent running operations. */

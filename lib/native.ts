@@ -12,6 +12,7 @@ export type DeviceHandle = Handle<'device'>;
 export type TensorHandle = Handle<'tensor'>;
 export type CacheHandle = Handle<'cache'>;
 export type GraphHandle = Handle<'graph'>;
+export type SubmissionHandle = Handle<'submission'>;
 type Optional = TensorHandle | null;
 
 /** Element types, by their number in the binary. */
@@ -50,7 +51,9 @@ export interface Native {
   describeDevice(device: DeviceHandle): { name: string; description: string };
   closeDevice(device: DeviceHandle): void;
   synchronize(device: DeviceHandle): Promise<void>;
-  cancel(device: DeviceHandle): void;
+  beginSubmission(device: DeviceHandle): SubmissionHandle;
+  endSubmission(device: DeviceHandle): void;
+  cancelSubmission(submission: SubmissionHandle): void;
   busyNanoseconds(device: DeviceHandle): number;
   beginCapture(device: DeviceHandle): void;
   endCapture(device: DeviceHandle): GraphHandle;

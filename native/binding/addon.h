@@ -66,6 +66,12 @@ struct GraphHandle {
   std::shared_ptr<Graph> graph;
 };
 
+struct SubmissionHandle {
+  static constexpr napi_type_tag kTag = {0x53504b5600000005, 0x94c6d8e1f2b3a750};
+  static constexpr const char* kName = "submission";
+  std::shared_ptr<Submission> submission;
+};
+
 // Puts a handle into a type-tagged JavaScript object; the collector deletes it.
 template <typename Handle>
 Napi::Object wrap(Napi::Env env, std::unique_ptr<Handle> handle) {

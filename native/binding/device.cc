@@ -74,8 +74,21 @@ Napi::Value synchronize(const Napi::CallbackInfo& info) {
       [](Napi::Env env) { return env.Undefined(); });
 }
 
-Napi::Value cancel(const Napi::CallbackInfo& info) {
-  device_argument(info).state->device->stream().cancel();
+Napi::Value begin_submission(const Napi::CallbackInfo& info) {
+  Stream& stream = device_argument(info).state->device->stream();
+  if (stream.submitting()) raise(info.Env(), Code::kInvalidArgument, "Submissions do not nest");
+  auto handle = std::make_unique<SubmissionHandle>();
+  handle->submission = stream.begin_submission();
+  return wrap(info.Env(), std::move(handle));
+}
+
+Napi::Value end_submission(const Napi::CallbackInfo& info) {
+  device_argument(info).state->device->stream().end_submission();
+  return info.Env().Undefined();
+}
+
+Napi::Value cancel_submission(const Napi::CallbackInfo& info) {
+  unwrap<SubmissionHandle>(info.Env(), info[0], "submission").submission->cancelled = true;
   return info.Env().Undefined();
 }
 

@@ -1,4 +1,4 @@
-// Sources of this directory that include isa.h are compiled once per instruction set, each time into a
+// Sources of this directory with SPKV_ISA_BEGIN are compiled once per instruction set, each time into a
 // namespace of its own; the widest one that the processor has is chosen at run time (see device.cc).
 //
 //   #include "cpu/isa.h"

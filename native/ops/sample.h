@@ -37,7 +37,7 @@ struct SampleParams {
   View logits;     // [B, V] f32
   View settings;   // [B, 7] f32, see SamplingColumn
   View seeds;      // [B, 2] i32, low and high half
-  View positions;  // [B] i32, the position of the token that is drawn
+  View positions;  // [B] i32, the position of the token whose successor is drawn
   View history;    // [B, V] i32, or absent when no row has penalties: bit 0 says that the prompt had the
                    // token, the rest counts it in the output. Updated.
 };
