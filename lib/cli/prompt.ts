@@ -44,7 +44,7 @@ async function readStdin(): Promise<string> {
   return Buffer.concat(chunks).toString('utf8');
 }
 
-function parseIds(text: string, command: Command): number[] {
+export function parseIds(text: string, command: Command): number[] {
   const words = text.replace(/[[\],]/g, ' ').trim().split(/\s+/).filter(Boolean);
   const wrong = words.find((word) => !/^\d+$/.test(word));
   if (wrong !== undefined) command.error(`error: --ids takes token ids such as "12 7 450", not "${wrong.slice(0, 40)}"`);
