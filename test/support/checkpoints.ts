@@ -3,6 +3,8 @@ import { join } from 'node:path';
 import { parseConfig, type Family } from '../../lib/checkpoint/config.js';
 import { writeSafetensors, type TensorToWrite } from '../../lib/checkpoint/safetensors-write.js';
 import { planTensors, weightPlan } from '../../lib/checkpoint/weights.js';
+import { floatsToBf16 } from '../../lib/ops.js';
+import { normals, random } from './device.js';
 
 export type Json = Record<string, unknown>;
 
@@ -38,6 +40,20 @@ export const SPKV: Json = { window: 16, threshold: 0.5, predictor_hidden_size: 8
 export function tinyTensors(config: Json): TensorToWrite[] {
   const plan = weightPlan(parseConfig(config, 'config.json'));
   return planTensors(plan).map(({ name, shape }) => ({ name, dtype: 'BF16', shape, data: new Uint16Array(shape.reduce((a, b) => a * b, 1)) }));
+}
+
+/** Writes a checkpoint of `config` with random weights; gives its directory and the bf16 bits of every tensor. */
+export async function writeRandomCheckpoint(dir: string, config: Json, seed = 1): Promise<{ dir: string; tensors: Map<string, Uint16Array> }> {
+  mkdirSync(dir, { recursive: true });
+  writeFileSync(join(dir, 'config.json'), JSON.stringify(config, null, 2));
+  const uniform = random(seed);
+  const tensors = tinyTensors(config).map((tensor) => {
+    const size = tensor.shape.reduce((a, b) => a * b, 1);
+    const values = tensor.name.includes('norm') ? Float32Array.from({ length: size }, () => 0.5 + uniform()) : normals(size, uniform, 0.3);
+    return { ...tensor, data: floatsToBf16(values) };
+  });
+  await writeSafetensors(join(dir, 'model.safetensors'), tensors);
+  return { dir, tensors: new Map(tensors.map(({ name, data }) => [name, data])) };
 }
 
 /** Writes a whole checkpoint of `config`, in `shards` files (1: no index). Returns its directory. */
