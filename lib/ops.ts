@@ -13,8 +13,8 @@ export { type ErrorCode, SpkvError } from './errors.js';
 export { bf16ToFloats, type DType, floatsToBf16, Tensor, type TensorData } from './tensor.js';
 
 // What is no tensor reaches the binding as it is, which answers with the name of the argument.
-const h = (tensor: Tensor): TensorHandle => (tensor as Tensor | undefined)?.handle as TensorHandle;
-const optional = (tensor: Tensor | null | undefined): TensorHandle | null => (tensor ? h(tensor) : null);
+const h = (tensor: Tensor): TensorHandle => (tensor as Tensor | undefined)?.handle ?? (tensor as unknown as TensorHandle);
+const optional = (tensor: Tensor | null | undefined): TensorHandle | null => (tensor === undefined || tensor === null ? null : h(tensor));
 
 /** out [T, C] = rows `ids` [T] i32 of table [V, C]. */
 export const embedding = (out: Tensor, ids: Tensor, table: Tensor): void => native().embedding(h(out), h(ids), h(table));

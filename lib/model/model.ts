@@ -171,6 +171,31 @@ export class Model implements Disposable {
     return result;
   }
 
+  /**
+   * The predicted utilities of a text read through the cache at one threshold: [layers, n, kvHeads]. Empty for a
+   * model without predictors.
+   */
+  async utilities(ids: ArrayLike<number>, { threshold = this.threshold }: { threshold?: number } = {}): Promise<Float32Array> {
+    this.#checkIds(ids, 'ids');
+    if (this.dense) return new Float32Array(0);
+    const { layers, kvHeads } = this.config;
+    const sequence = await this.createSequence({ threshold });
+    const result = new Float32Array(layers * ids.length * kvHeads);
+    try {
+      for (let start = 0; start < ids.length; start += this.chunk) {
+        const piece = Array.prototype.slice.call(ids, start, start + this.chunk) as number[];
+        const utilities = await this.device.submit(() => this.#enqueue([{ sequence, ids: piece }]).a.utilities!.read() as Promise<Float32Array>);
+        const width = piece.length * kvHeads;
+        for (let layer = 0; layer < layers; layer++) {
+          result.set(utilities.subarray(layer * width, (layer + 1) * width), (layer * ids.length + start) * kvHeads);
+        }
+      }
+    } finally {
+      await sequence.dispose();
+    }
+    return result;
+  }
+
   async #scoreChunk(sequence: Sequence, ids: number[], next: number[], signal?: AbortSignal): Promise<Float32Array> {
     this.#checkInputs([{ sequence, ids }]);
     using targets = this.device.from(Int32Array.from(ids, (_, i) => next[i] ?? -1));

@@ -7,8 +7,8 @@
 SPKV_ISA_BEGIN
 namespace {
 
-// log sum_v exp(row[v]). Blocks are summed in f32, their sums in double.
-double log_sum_exp(const float* row, int64_t n) {
+// Blocks are summed in f32, their sums in double.
+double log_probability(const float* row, int64_t n, int32_t target) {
   constexpr int64_t kBlock = 2048;
   const float largest = find_peak(row, n).value;
   double total = 0;
@@ -19,7 +19,7 @@ double log_sum_exp(const float* row, int64_t n) {
     });
     total += sum(block);
   }
-  return largest + __builtin_log(total);
+  return static_cast<double>(row[target]) - largest - __builtin_log(total);
 }
 
 }  // namespace
@@ -40,7 +40,7 @@ Status log_probabilities(const LogProbabilitiesParams& params, Execution& execut
       const int32_t target = targets[t * step];
       const float* row = logits.as<const float>() + t * logits.stride[0];
       out.as<float>()[t * out.stride[0]] =
-          target < 0 ? 0.0f : static_cast<float>(row[target] - log_sum_exp(row, vocabulary));
+          target < 0 ? 0.0f : static_cast<float>(log_probability(row, vocabulary, target));
     }
   });
   return Status();

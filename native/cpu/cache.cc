@@ -1,0 +1,243 @@
+#include "cpu/cache.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace spkv {
+namespace cpu {
+namespace {
+
+using Long = long long;  // what %lld prints
+
+Status check_geometry(const CacheGeometry& g) {
+  if (g.dtype != DType::kF32 && g.dtype != DType::kBF16)
+    return fail(Code::kDtype, "Expected f32 or bf16 for the cache but received %s", dtype_name(g.dtype));
+  if (g.head_dim < 2 || g.head_dim > 256 || g.head_dim % 2 != 0)
+    return fail(Code::kInvalidArgument, "Expected an even headDim from 2 to 256 but received %lld",
+                static_cast<Long>(g.head_dim));
+  constexpr int64_t kMost = 1 << 20;
+  if (g.layers < 1 || g.layers > kMost || g.kv_heads < 1 || g.kv_heads > kMost || g.window < 1 ||
+      g.window > INT32_MAX || g.slack < 0 || g.slack > INT32_MAX || g.capacity_pages < 1)
+    return fail(Code::kInvalidArgument,
+                "No cache has %lld layers, %lld KV heads, a window of %lld, a slack of %lld and %lld pages",
+                static_cast<Long>(g.layers), static_cast<Long>(g.kv_heads), static_cast<Long>(g.window),
+                static_cast<Long>(g.slack), static_cast<Long>(g.capacity_pages));
+  return Status();
+}
+
+}  // namespace
+
+int64_t page_bytes(const CacheGeometry& geometry) { return CpuCache::page_bytes(geometry); }
+
+std::unique_ptr<Cache> create_cache(const CacheGeometry& geometry, Status* status) {
+  *status = check_geometry(geometry);
+  if (!status->ok()) return nullptr;
+  auto cache = std::make_unique<CpuCache>(geometry);
+  *status = cache->reserve();
+  if (!status->ok()) return nullptr;
+  return cache;
+}
+
+int64_t CpuCache::page_bytes(const CacheGeometry& geometry) {
+  return geometry.dtype == DType::kBF16 ? Page<uint16_t>::bytes(geometry.head_dim)
+                                        : Page<float>::bytes(geometry.head_dim);
+}
+
+const CacheGeometry& CpuCache::geometry() const { return geometry_; }
+
+int64_t CpuCache::length(int32_t slot) const { return sequences_[static_cast<size_t>(slot)].length; }
+
+PoolStats CpuCache::pool_stats() const {
+  PoolStats stats;
+  stats.page_bytes = pool_.page_bytes();
+  stats.capacity_pages = pool_.capacity();
+  stats.used_pages = pool_.used();
+  stats.peak_pages = pool_.peak();
+  stats.sequences = static_cast<int64_t>(sequences_.size() - free_slots_.size());
+  return stats;
+}
+
+Status CpuCache::check(int32_t slot) const {
+  if (slot < 0 || static_cast<size_t>(slot) >= sequences_.size() ||
+      !sequences_[static_cast<size_t>(slot)].live)
+    return fail(Code::kDisposed, "Sequence %d of the cache has been released or never existed", slot);
+  return Status();
+}
+
+Status CpuCache::check_available(int64_t needed) const {
+  if (needed <= pool_.available()) return Status();
+  return fail(Code::kPoolExhausted, "%lld more pages are needed, but %lld of the cache's %lld are free",
+              static_cast<Long>(needed), static_cast<Long>(pool_.available()),
+              static_cast<Long>(pool_.capacity()));
+}
+
+int32_t CpuCache::take_slot() {
+  if (free_slots_.empty()) {
+    sequences_.emplace_back();
+    return static_cast<int32_t>(sequences_.size() - 1);
+  }
+  int32_t slot = free_slots_.back();
+  free_slots_.pop_back();
+  return slot;
+}
+
+int32_t CpuCache::allocate_zeroed() {
+  bool fresh = pool_.next_is_fresh();
+  int32_t id = pool_.allocate();
+  if (!fresh) memset(pool_.page(id), 0, static_cast<size_t>(pool_.page_bytes()));
+  return id;
+}
+
+Status CpuCache::create(float threshold, int32_t* slot) {
+  if (std::isnan(threshold))
+    return fail(Code::kInvalidArgument, "Expected a number for threshold but received NaN");
+  int64_t ring_pages = geometry_.ring_pages(), lists = geometry_.lists();
+  SPKV_RETURN_IF_ERROR(check_available(lists * ring_pages));
+  Sequence sequence;
+  sequence.live = true;
+  sequence.threshold = threshold;
+  sequence.lists.resize(static_cast<size_t>(lists));
+  sequence.keep.resize(static_cast<size_t>(lists * geometry_.ring_slots()));
+  for (List& list : sequence.lists)
+    for (int64_t i = 0; i < ring_pages; i++) list.pages.push_back(allocate_zeroed());
+  *slot = take_slot();
+  sequences_[static_cast<size_t>(*slot)] = std::move(sequence);
+  return Status();
+}
+
+Status CpuCache::release(int32_t slot) {
+  SPKV_RETURN_IF_ERROR(check(slot));
+  Sequence& sequence = sequences_[static_cast<size_t>(slot)];
+  // Backwards, so that the next sequence gets the pages in the order in which this one had them.
+  for (size_t i = sequence.lists.size(); i-- > 0;) {
+    List& list = sequence.lists[i];
+    for (size_t j = list.pages.size(); j-- > 0;) pool_.release(list.pages[j]);
+  }
+  sequence = Sequence();
+  free_slots_.push_back(slot);
+  return Status();
+}
+
+Status CpuCache::fork(int32_t slot, int32_t* copy) {
+  SPKV_RETURN_IF_ERROR(check(slot));
+  Sequence sequence = sequences_[static_cast<size_t>(slot)];
+  for (const List& list : sequence.lists)
+    for (int32_t page : list.pages) pool_.retain(page);
+  *copy = take_slot();
+  sequences_[static_cast<size_t>(*copy)] = std::move(sequence);
+  return Status();
+}
+
+// Pairs at positions [from, to) that are kept; the ring must hold them.
+int64_t CpuCache::count_kept(const Sequence& sequence, size_t list, int64_t from, int64_t to) const {
+  int64_t slots = geometry_.ring_slots(), count = 0;
+  const uint8_t* keep = sequence.keep.data() + list * static_cast<size_t>(slots);
+  for (int64_t p = from; p < to; p++) count += keep[p % slots];
+  return count;
+}
+
+// Gives back the pages behind the last kept pair.
+void CpuCache::trim(List* list) {
+  size_t pages = static_cast<size_t>(geometry_.ring_pages() + kept_pages(list->kept));
+  while (list->pages.size() > pages) {
+    pool_.release(list->pages.back());
+    list->pages.pop_back();
+  }
+}
+
+// The pairs that are in the window again are in the ring, slack or not, as long as no position before
+// `oldest` is wanted: that slot has a newer pair. So after a rewind there is less left to take back, until
+// new tokens have moved the window on.
+Status CpuCache::rewind(int32_t slot, int64_t tokens) {
+  SPKV_RETURN_IF_ERROR(check(slot));
+  Sequence& sequence = sequences_[static_cast<size_t>(slot)];
+  int64_t most = std::min(geometry_.slack, sequence.length);
+  if (sequence.oldest > 0) most = std::min(most, sequence.length - geometry_.window - sequence.oldest);
+  if (tokens < 0 || tokens > most)
+    return fail(Code::kOutOfRange,
+                "Cannot take back %lld tokens of a sequence of %lld: the slack of %lld still holds %lld",
+                static_cast<Long>(tokens), static_cast<Long>(sequence.length),
+                static_cast<Long>(geometry_.slack), static_cast<Long>(most));
+  int64_t length = sequence.length - tokens;
+  int64_t from = std::max<int64_t>(0, length - geometry_.window);
+  int64_t to = std::max<int64_t>(0, sequence.length - geometry_.window);
+  for (size_t i = 0; i < sequence.lists.size(); i++) {
+    sequence.lists[i].kept -= count_kept(sequence, i, from, to);
+    trim(&sequence.lists[i]);
+  }
+  sequence.length = length;
+  return Status();
+}
+
+Status CpuCache::sequence_stats(int32_t slot, SequenceStats* stats) const {
+  SPKV_RETURN_IF_ERROR(check(slot));
+  const Sequence& sequence = sequences_[static_cast<size_t>(slot)];
+  *stats = SequenceStats();
+  stats->length = sequence.length;
+  stats->threshold = sequence.threshold;
+  for (const List& list : sequence.lists) {
+    stats->kept.push_back(list.kept);
+    stats->pages += static_cast<int64_t>(list.pages.size());
+    for (int32_t page : list.pages) stats->shared_pages += pool_.references(page) > 1;
+  }
+  return Status();
+}
+
+ListView CpuCache::list_view(int32_t slot, int64_t layer, int64_t head) {
+  Sequence& sequence = sequences_[static_cast<size_t>(slot)];
+  size_t index = static_cast<size_t>(layer * geometry_.kv_heads + head);
+  ListView view;
+  view.pool = pool_.base();
+  view.page_bytes = pool_.page_bytes();
+  view.pages = sequence.lists[index].pages.data();
+  view.ring_pages = geometry_.ring_pages();
+  view.ring_slots = geometry_.ring_slots();
+  view.keep = sequence.keep.data() + index * static_cast<size_t>(view.ring_slots);
+  view.kept = sequence.lists[index].kept;
+  view.length = sequence.length;
+  view.threshold = sequence.threshold;
+  return view;
+}
+
+// Slots of live pages that hold no live pair: their key columns become NaN, because every kernel discards
+// those scores. Their value rows are multiplied by a weight of exactly 0, which needs a finite number, so
+// they get the largest there is. A page that others hold, too, may have pairs that are live only there.
+template <typename T>
+void CpuCache::poison_list(const Sequence& sequence, const List& list) {
+  float nan = std::numeric_limits<float>::quiet_NaN(), huge = 3e38f;
+  std::vector<float> keys(static_cast<size_t>(geometry_.head_dim), nan);
+  std::vector<float> values(static_cast<size_t>(geometry_.head_dim), huge);
+  int64_t slots = geometry_.ring_slots(), ring_pages = geometry_.ring_pages();
+  for (int64_t i = 0; i < static_cast<int64_t>(list.pages.size()); i++) {
+    int32_t id = list.pages[static_cast<size_t>(i)];
+    if (pool_.references(id) > 1) continue;
+    Page<T> page(pool_.page(id), geometry_.head_dim);
+    for (int64_t j = 0; j < kPageTokens; j++) {
+      int64_t slot = i * kPageTokens + j;
+      // The last position below `length` that this slot can hold.
+      int64_t position = sequence.length - 1 - ((sequence.length - 1 - slot) % slots + slots) % slots;
+      bool live = i < ring_pages ? slot < slots && position >= sequence.oldest
+                                 : slot - ring_pages * kPageTokens < list.kept;
+      if (!live) page.write(j, keys.data(), values.data());
+    }
+  }
+}
+
+Status CpuCache::poison() {
+  // All bits set is a NaN in f32 and in bf16.
+  pool_.for_each_free([&](void* page) { memset(page, 0xff, static_cast<size_t>(pool_.page_bytes())); });
+  for (const Sequence& sequence : sequences_) {
+    for (const List& list : sequence.lists) {
+      if (geometry_.dtype == DType::kBF16) {
+        poison_list<uint16_t>(sequence, list);
+      } else {
+        poison_list<float>(sequence, list);
+      }
+    }
+  }
+  return Status();
+}
+
+}  // namespace cpu
+}  // namespace spkv

@@ -1,0 +1,86 @@
+// The page of the CPU cache: 64 slots, a key panel and then a value panel, both in the form that
+// multiply_panel streams. With D the head size and P = D rounded up to 16:
+//
+//          f32                                      bf16
+//   keys   [D][64]      slot i is column i          [D/2][64][2]   component pairs side by side
+//   values [64][P]      slot i is row i             [32][P][2]     slot pairs side by side
+//
+//     keys          slot 0  slot 1 ... slot 63        values        component 0 ... D-1  padding
+//     component 0     .       .          .            slot 0             .           .      0
+//     ...                                             ...
+//     component D-1   .       .          .            slot 63            .           .      0
+//
+// scores = q [rows][D] * keys      and      out [rows][P] += weights [rows][64] * values.
+//
+// Everything here is always inlined, so that both the cache (compiled once) and the kernels (compiled once
+// per instruction set) may use it.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/cache.h"
+
+namespace spkv {
+namespace cpu {
+
+SPKV_INLINE int64_t padded_dim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+
+SPKV_INLINE uint16_t round_to_bf16(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+}
+
+SPKV_INLINE float widen_bf16(uint16_t h) {
+  uint32_t bits = static_cast<uint32_t>(h) << 16;
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+SPKV_INLINE void encode(float x, float* out) { *out = x; }
+SPKV_INLINE void encode(float x, uint16_t* out) { *out = round_to_bf16(x); }
+SPKV_INLINE float decode(float x) { return x; }
+SPKV_INLINE float decode(uint16_t x) { return widen_bf16(x); }
+
+// One page whose elements are T: float, or uint16_t for bf16.
+template <typename T>
+struct Page {
+  static constexpr int64_t kPair = 4 / sizeof(T);
+
+  T* keys;
+  T* values;
+  int64_t dim;
+
+  SPKV_INLINE Page(void* page, int64_t head_dim)
+      : keys(static_cast<T*>(page)), values(keys + kPageTokens * head_dim), dim(head_dim) {}
+
+  static SPKV_INLINE int64_t bytes(int64_t head_dim) {
+    return kPageTokens * (head_dim + padded_dim(head_dim)) * static_cast<int64_t>(sizeof(T));
+  }
+
+  SPKV_INLINE T& key(int64_t slot, int64_t d) const {
+    return keys[d / kPair * kPageTokens * kPair + slot * kPair + d % kPair];
+  }
+  SPKV_INLINE T& value(int64_t slot, int64_t d) const {
+    return values[slot / kPair * padded_dim(dim) * kPair + d * kPair + slot % kPair];
+  }
+
+  SPKV_INLINE void write(int64_t slot, const float* k, const float* v) const {
+    for (int64_t d = 0; d < dim; d++) encode(k[d], &key(slot, d));
+    for (int64_t d = 0; d < dim; d++) encode(v[d], &value(slot, d));
+  }
+  SPKV_INLINE void read(int64_t slot, float* k, float* v) const {
+    for (int64_t d = 0; d < dim; d++) k[d] = decode(key(slot, d));
+    for (int64_t d = 0; d < dim; d++) v[d] = decode(value(slot, d));
+  }
+  SPKV_INLINE void copy(int64_t slot, const Page& source, int64_t source_slot) const {
+    for (int64_t d = 0; d < dim; d++) key(slot, d) = source.key(source_slot, d);
+    for (int64_t d = 0; d < dim; d++) value(slot, d) = source.value(source_slot, d);
+  }
+};
+
+}  // namespace cpu
+}  // namespace spkv
