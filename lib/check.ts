@@ -48,6 +48,12 @@ export function string(value: unknown, name: string): string {
   return value;
 }
 
+/** Returns `value` if it is true or false, else throws naming `name`. */
+export function boolean(value: unknown, name: string): boolean {
+  if (typeof value !== 'boolean') throw invalid('true or false', name, value);
+  return value;
+}
+
 /** Returns `value` if it is one of `choices`, else throws with the nearest right one. */
 export function oneOf<T extends string>(value: unknown, name: string, choices: readonly T[]): T {
   if (choices.includes(value as T)) return value as T;

@@ -1,8 +1,8 @@
 // Lists native sources for binding.gyp: `node scripts/sources.mjs isa|common`.
-// Sources in native/cpu that include cpu/isa.h are compiled once per instruction set, all others once.
+// Sources in native/cpu with SPKV_ISA_BEGIN are compiled once per instruction set, all others once.
 import { readFileSync, readdirSync } from 'node:fs';
 
-const isIsa = (file) => /#include "cpu\/(isa|simd|microkernel)\.h"/.test(readFileSync(file, 'utf8'));
+const isIsa = (file) => readFileSync(file, 'utf8').includes('SPKV_ISA_BEGIN');
 const list = (dir) => readdirSync(dir).filter((name) => name.endsWith('.cc')).sort().map((name) => `${dir}/${name}`);
 
 const cpu = list('native/cpu');

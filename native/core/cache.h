@@ -7,9 +7,9 @@
 //
 //   ringSlots = window + slack,  R = ceil(ringSlots / kPageTokens)
 //
-// With T pairs seen so far, ring positions [T - window, T) are live; those further back (the slack) only serve
-// `rewind`. A pair at position s leaves the window when position s + window arrives; if its utility reached
-// the sequence's threshold it is then copied to the kept pages, else it is gone.
+// With T pairs seen so far, ring positions [T - window, T) are live; those further back (the slack) only
+// serve `rewind`. A pair at position s leaves the window when position s + window arrives; if its utility
+// reached the sequence's threshold it is then copied to the kept pages, else it is gone.
 //
 // All methods run on the stream's thread, in the order in which they were enqueued.
 #pragma once
@@ -41,17 +41,17 @@ struct CacheGeometry {
 struct PoolStats {
   int64_t page_bytes = 0;
   int64_t capacity_pages = 0;
-  int64_t used_pages = 0;   // each page counted once, however many sequences share it
-  int64_t peak_pages = 0;   // the most that were ever in use: what the system has had to provide
+  int64_t used_pages = 0;  // each page counted once, however many sequences share it
+  int64_t peak_pages = 0;  // the most that were ever in use: what the system has had to provide
   int64_t sequences = 0;
 };
 
 struct SequenceStats {
   int64_t length = 0;  // tokens seen
   float threshold = 0;
-  int64_t pages = 0;         // ring and kept pages, shared ones included
-  int64_t shared_pages = 0;  // of these, held by another sequence too
-  std::vector<int64_t> kept; // [layers * kv_heads] pairs in kept pages
+  int64_t pages = 0;          // ring and kept pages, shared ones included
+  int64_t shared_pages = 0;   // of these, held by another sequence too
+  std::vector<int64_t> kept;  // [layers * kv_heads] pairs in kept pages
 };
 
 class Cache {

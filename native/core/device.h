@@ -27,7 +27,7 @@ class Device {
  public:
   virtual ~Device() = default;
 
-  virtual const char* name() const = 0;        // "cpu", "cuda:0"
+  virtual const char* name() const = 0;         // "cpu", "cuda:0"
   virtual std::string description() const = 0;  // for people: instruction set, threads
   virtual const Operations& operations() const = 0;
   virtual Stream& stream() = 0;

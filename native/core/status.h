@@ -32,9 +32,9 @@ struct Status {
 // Defined once, not inline: see cpu/isa.h.
 __attribute__((format(printf, 2, 3))) Status fail(Code code, const char* format, ...);
 
-#define SPKV_RETURN_IF_ERROR(expression)            \
-  do {                                              \
-    ::spkv::Status status_ = (expression);          \
+#define SPKV_RETURN_IF_ERROR(expression)                    \
+  do {                                                      \
+    ::spkv::Status status_ = (expression);                  \
     if (__builtin_expect(!status_.ok(), 0)) return status_; \
   } while (0)
 

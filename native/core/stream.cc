@@ -19,8 +19,10 @@ Stream::Stream(Execution execution, std::function<void()> start) : execution_(ex
   });
 }
 
-Stream::~Stream() {
-  cancel();
+Stream::~Stream() { stop(); }
+
+void Stream::stop() {
+  if (!thread_.joinable()) return;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
@@ -30,10 +32,10 @@ Stream::~Stream() {
 }
 
 void Stream::push(Entry entry) {
+  entry.submission = current_;
   bool wake;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    entry.sequence = enqueued_.fetch_add(1, std::memory_order_relaxed) + 1;
     queue_.push_back(std::move(entry));
     waiting_.store(queue_.size(), std::memory_order_release);
     wake = sleeping_;
@@ -71,7 +73,9 @@ void Stream::acknowledge(uint64_t failure) {
   push(std::move(entry));
 }
 
-void Stream::cancel() { cancelled_up_to_.store(enqueued_.load(std::memory_order_relaxed)); }
+std::shared_ptr<Submission> Stream::begin_submission() { return current_ = std::make_shared<Submission>(); }
+
+void Stream::end_submission() { current_ = common_; }
 
 void Stream::begin_capture() { capture_ = std::make_shared<Graph>(); }
 
@@ -109,34 +113,38 @@ void Stream::work() {
 }
 
 void Stream::execute(Entry& entry) {
+  Submission& submission = *entry.submission;
   if (entry.acknowledged != 0) {
-    if (entry.acknowledged == failure_number_) failure_ = Status();
+    if (entry.acknowledged == common_->failure_number) common_->failure = Status();
     return;
   }
   auto start = Clock::now();
-  auto cancelled = [&] { return entry.sequence <= cancelled_up_to_.load(std::memory_order_relaxed); };
-  auto note = [&](const Status& status) {
-    if (status.ok() || !failure_.ok()) return;
-    failure_ = status;
-    failure_number_++;
+  auto check = [&] {
+    bool cancelled =
+        stop_.load(std::memory_order_relaxed) || submission.cancelled.load(std::memory_order_relaxed);
+    if (cancelled && submission.failure.ok())
+      submission.failure = fail(Code::kAborted, "The work was cancelled");
+    return submission.failure.ok();
   };
   auto run = [&](const Command& command) {
-    if (!failure_.ok()) return;
-    note(cancelled() ? fail(Code::kAborted, "The work was cancelled") : command(execution_));
+    if (!check()) return;
+    submission.failure = command(execution_);
+    if (!submission.failure.ok()) submission.failure_number++;
   };
 
   if (entry.graph) {
     for (const Command& command : entry.graph->commands) run(command);
-  } else if (entry.done == nullptr) {
+  } else if (!entry.done) {
     run(entry.command);
   } else if (entry.always) {
     entry.done(entry.command(execution_), 0);
+  } else if (check()) {
+    entry.done(entry.command(execution_), 0);
   } else {
-    Status status = failure_;
-    if (status.ok()) status = cancelled() ? fail(Code::kAborted, "The work was cancelled") : entry.command(execution_);
-    entry.done(status, failure_.ok() ? 0 : failure_number_);
+    entry.done(submission.failure, &submission == common_.get() ? submission.failure_number : 0);
   }
-  busy_.fetch_add(std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count(),
+  busy_.fetch_add(static_cast<uint64_t>(
+                      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count()),
                   std::memory_order_relaxed);
 }
 

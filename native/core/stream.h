@@ -1,9 +1,12 @@
 // An ordered queue of work with a thread of its own.
 //
-// Commands run one after another. The first that fails cancels everything behind it: later commands are
-// skipped, and requests (which somebody waits for) report the failure, until the caller has been told, that
-// is until `acknowledge` names that failure. So a program that enqueues a hundred operations and then reads
-// a result gets the error of the operation that failed, never a result computed from garbage.
+// Commands run one after another. They come in submissions: when a command fails, or its submission is
+// cancelled, the rest of that submission is skipped, and requests in it (which somebody waits for) report the
+// failure. So a program that submits a hundred operations and then reads a result gets the error of the
+// operation that failed, never a result computed from garbage, and the submissions of others go on.
+//
+// Work enqueued outside of any submission belongs to a common one, which would stay failed for ever; it is
+// cleared as soon as the caller has been told, that is when `acknowledge` names that failure.
 #pragma once
 
 #include <atomic>
@@ -34,6 +37,13 @@ struct Graph {
   std::vector<Command> commands;
 };
 
+// A unit of failure and cancellation.
+struct Submission {
+  std::atomic<bool> cancelled{false};
+  Status failure;               // stream thread only
+  uint64_t failure_number = 0;  // counts the failures of the common submission
+};
+
 class Stream {
  public:
   // `start` runs once on the new thread before any command.
@@ -43,14 +53,20 @@ class Stream {
 
   // Work that nobody waits for: skipped after a failure.
   void enqueue(Command command);
-  // Work with an answer. `done` is always called, on the stream's thread, with the status and the number of
-  // the failure that it reports (0 for none), to be passed to `acknowledge` once the caller knows.
-  // With `always`, the command runs even after a failure (freeing must not be skipped).
-  void request(Command command, std::function<void(const Status&, uint64_t failure)> done, bool always = false);
+  // Work with an answer. `done` is always called, on the stream's thread, with the status and, where it
+  // reports a failure of the common submission, that failure's number, to be passed to `acknowledge` once the
+  // caller knows (else 0). With `always`, the command runs even after a failure (freeing must not be
+  // skipped).
+  void request(Command command, std::function<void(const Status&, uint64_t failure)> done,
+               bool always = false);
   void launch(std::shared_ptr<const Graph> graph);
   void acknowledge(uint64_t failure);
-  // Skips everything that is enqueued now; requests among it report kAborted.
-  void cancel();
+  // What is enqueued between the two calls forms a submission. Calls do not nest.
+  std::shared_ptr<Submission> begin_submission();
+  void end_submission();
+  bool submitting() const { return current_ != common_; }
+  // Skips what is enqueued and ends the thread; nothing runs afterwards.
+  void stop();
 
   // Between the two calls, `enqueue` records instead of running. Reads and other requests are not recorded;
   // the binding refuses them.
@@ -66,9 +82,9 @@ class Stream {
     Command command;
     std::shared_ptr<const Graph> graph;
     std::function<void(const Status&, uint64_t)> done;
+    std::shared_ptr<Submission> submission;
     bool always = false;
     uint64_t acknowledged = 0;
-    uint64_t sequence = 0;
   };
 
   void push(Entry entry);
@@ -79,13 +95,10 @@ class Stream {
   Execution execution_;
   std::shared_ptr<Graph> capture_;
 
-  // Stream thread only.
-  Status failure_;
-  uint64_t failure_number_ = 0;
+  std::shared_ptr<Submission> common_ = std::make_shared<Submission>();
+  std::shared_ptr<Submission> current_ = common_;  // JavaScript thread only
 
   std::atomic<uint64_t> busy_{0};
-  std::atomic<uint64_t> enqueued_{0};
-  std::atomic<uint64_t> cancelled_up_to_{0};
   std::atomic<size_t> waiting_{0};
   std::atomic<bool> stop_{false};
   std::atomic<bool> sleeping_{false};

@@ -10,10 +10,16 @@
 
 namespace spkv {
 namespace cpu {
-namespace portable { extern const Operations operations; }
+namespace portable {
+extern const Operations operations;
+}
 #if defined(__x86_64__)
-namespace avx2 { extern const Operations operations; }
-namespace avx512 { extern const Operations operations; }
+namespace avx2 {
+extern const Operations operations;
+}
+namespace avx512 {
+extern const Operations operations;
+}
 #endif
 }  // namespace cpu
 
@@ -33,8 +39,8 @@ std::vector<InstructionSet> instruction_sets() {
   sets.push_back({"avx512", &cpu::avx512::operations,
                   __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")});
-  sets.push_back({"avx2", &cpu::avx2::operations,
-                  __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")});
+  sets.push_back(
+      {"avx2", &cpu::avx2::operations, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")});
 #endif
   sets.push_back({"portable", &cpu::portable::operations, true});
   return sets;
@@ -73,7 +79,9 @@ class CpuDevice : public Device {
     return cpu::create_cache(geometry, status);
   }
   int64_t page_bytes(const CacheGeometry& geometry) const override { return cpu::page_bytes(geometry); }
-  int64_t packed_bytes(DType dtype, int64_t n, int64_t k) const override { return cpu::packed_bytes(dtype, n, k); }
+  int64_t packed_bytes(DType dtype, int64_t n, int64_t k) const override {
+    return cpu::packed_bytes(dtype, n, k);
+  }
 
   Status copy_to_host(void* host, const void* device, int64_t bytes) override {
     memcpy(host, device, static_cast<size_t>(bytes));
@@ -101,8 +109,9 @@ std::shared_ptr<Device> open_cpu_device(const CpuOptions& options, Status* statu
     *status = fail(Code::kDevice, "This processor has no %s instructions", set.name);
     return nullptr;
   }
-  *status = fail(Code::kInvalidArgument, "Expected avx512, avx2 or portable for instructions but received \"%s\"",
-                 options.instructions.c_str());
+  *status =
+      fail(Code::kInvalidArgument, "Expected avx512, avx2 or portable for instructions but received \"%s\"",
+           options.instructions.c_str());
   return nullptr;
 }
 

@@ -9,8 +9,8 @@
 namespace spkv {
 
 struct CpuOptions {
-  int threads = 0;  // 0: one per physical core that the process may use
-  bool pin = true;  // keep each thread on a core of its own
+  int threads = 0;           // 0: one per physical core that the process may use
+  bool pin = true;           // keep each thread on a core of its own
   std::string instructions;  // "avx512", "avx2", "portable", or empty for the best that this processor has
 };
 

@@ -1,4 +1,4 @@
-// Sources of this directory that include isa.h are compiled once per instruction set, each time into a
+// Sources of this directory with SPKV_ISA_BEGIN are compiled once per instruction set, each time into a
 // namespace of its own; the widest one that the processor has is chosen at run time (see device.cc).
 //
 //   #include "cpu/isa.h"
@@ -22,8 +22,14 @@
 #error "SPKV_ISA must name the instruction set: portable, avx2 or avx512"
 #endif
 
-#define SPKV_ISA_BEGIN namespace spkv { namespace cpu { namespace SPKV_ISA {
-#define SPKV_ISA_END } } }
+#define SPKV_ISA_BEGIN \
+  namespace spkv {     \
+  namespace cpu {      \
+  namespace SPKV_ISA {
+#define SPKV_ISA_END \
+  }                  \
+  }                  \
+  }
 
 SPKV_ISA_BEGIN
 
@@ -43,8 +49,12 @@ inline void parallel(Execution& execution, int64_t items, const Body& body) {
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 template <typename T>
-inline T smaller(T a, T b) { return a < b ? a : b; }
+inline T smaller(T a, T b) {
+  return a < b ? a : b;
+}
 template <typename T>
-inline T larger(T a, T b) { return a > b ? a : b; }
+inline T larger(T a, T b) {
+  return a > b ? a : b;
+}
 
 SPKV_ISA_END

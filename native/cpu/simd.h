@@ -117,5 +117,6 @@ inline __attribute__((always_inline)) vf exp(vf x) {
 inline float exp1(float x) { return exp(splat(x))[0]; }
 
 inline __attribute__((always_inline)) vf sigmoid(vf z) { return splat(1.0f) / (splat(1.0f) + exp(-z)); }
+inline __attribute__((always_inline)) vf silu(vf z) { return z / (splat(1.0f) + exp(-z)); }
 
 SPKV_ISA_END

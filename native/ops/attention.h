@@ -7,9 +7,9 @@
 //   visible(t, s) = t - s < window  or  utility[s, g] >= threshold of the sequence
 //   out[t, h, :]  = sum_s softmax_s(scale * q[t, h, :] . k[s, g, :] | visible) v[s, g, :]
 //
-// Keys carry their rotary embedding. The cache is only read: `insert` adds the new pairs after the last layer.
-// So a prompt gives the same result however it is cut into steps, and a decode step is a step of one token.
-// Every query sees at least itself. One pass with a running softmax; no score matrix is ever stored.
+// Keys carry their rotary embedding. The cache is only read: `insert` adds the new pairs after the last
+// layer. So a prompt gives the same result however it is cut into steps, and a decode step is a step of one
+// token. Every query sees at least itself. One pass with a running softmax; no score matrix is ever stored.
 // A sequence's result does not depend on what else is in the batch. Without utilities everything is kept.
 #pragma once
 

@@ -16,23 +16,23 @@
 #include "ops/rope.h"
 #include "ops/sample.h"
 
-#define SPKV_OPERATIONS(X)                    \
-  X(embedding, EmbeddingParams)               \
-  X(rms_norm, RmsNormParams)                  \
-  X(matmul, MatmulParams)                     \
-  X(pack_weight, PackWeightParams)            \
-  X(rotary_angles, RotaryAnglesParams)        \
-  X(rope, RopeParams)                         \
-  X(silu_mul, SiluMulParams)                  \
-  X(add, AddParams)                           \
-  X(copy, CopyParams)                         \
-  X(predict_utility, PredictUtilityParams)    \
-  X(attention, AttentionParams)               \
-  X(insert, InsertParams)                     \
-  X(positions, PositionsParams)               \
-  X(gated_attention, GatedAttentionParams)    \
-  X(sample, SampleParams)                     \
-  X(record_prompt, RecordPromptParams)        \
+#define SPKV_OPERATIONS(X)                 \
+  X(embedding, EmbeddingParams)            \
+  X(rms_norm, RmsNormParams)               \
+  X(matmul, MatmulParams)                  \
+  X(pack_weight, PackWeightParams)         \
+  X(rotary_angles, RotaryAnglesParams)     \
+  X(rope, RopeParams)                      \
+  X(silu_mul, SiluMulParams)               \
+  X(add, AddParams)                        \
+  X(copy, CopyParams)                      \
+  X(predict_utility, PredictUtilityParams) \
+  X(attention, AttentionParams)            \
+  X(insert, InsertParams)                  \
+  X(positions, PositionsParams)            \
+  X(gated_attention, GatedAttentionParams) \
+  X(sample, SampleParams)                  \
+  X(record_prompt, RecordPromptParams)     \
   X(log_probabilities, LogProbabilitiesParams)
 
 namespace spkv {

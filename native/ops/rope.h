@@ -1,4 +1,5 @@
-// Rotary position embedding (Su et al., arXiv 2104.09864), in the half-split form of Hugging Face checkpoints:
+// Rotary position embedding (Su et al., arXiv 2104.09864), in the half-split form of Hugging Face
+// checkpoints:
 //
 //   angle[t, i]      = positions[t] * inverse_frequencies[i]                      for i < D/2
 //   out[t, h, i]     = x[t, h, i] * cos(angle[t, i]) - x[t, h, i+D/2] * sin(angle[t, i])

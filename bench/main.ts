@@ -1,0 +1,60 @@
+/**
+ * Benchmarks of spkv, and of its peers beside it with --peer. Prints tables; writes bench/results/<suite>.json.
+ *   npm run bench                              operations and the bundled model
+ *   npm run bench -- --suite large --peer      a random Llama of 100 M parameters against llama.cpp
+ */
+import { parseArgs } from 'node:util';
+import { openDevice } from '../lib/ops.js';
+import { writeResults } from './harness.js';
+import { commit, machine } from './machine.js';
+import { largeSuite } from './suites/large.js';
+import { modelSuite } from './suites/model.js';
+import { operationsSuite } from './suites/operations.js';
+import type { Settings, Suite } from './suites/suite.js';
+
+const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite };
+const HELP = `Usage: npm run bench -- [--suite ops|model|large|all] [--peer] [--device cpu] [--threads N] [--repeats N]
+
+  --suite    ops: single operations; model: the bundled code-6m; large: a random Llama of 100 M parameters
+             (a comma between several; default ops,model)
+  --peer     run onnxruntime-node and node-llama-cpp beside, see bench/peers/README.md
+  --repeats  samples per figure (default 7)`;
+
+function settings(): { names: string[]; settings: Settings } {
+  const { values } = parseArgs({
+    options: {
+      suite: { type: 'string', default: 'ops,model' },
+      peer: { type: 'boolean', default: false },
+      device: { type: 'string', default: 'cpu' },
+      threads: { type: 'string' },
+      repeats: { type: 'string', default: '7' },
+      help: { type: 'boolean', default: false },
+    },
+  });
+  if (values.help) {
+    console.log(HELP);
+    process.exit(0);
+  }
+  const names = values.suite === 'all' ? Object.keys(SUITES) : values.suite.split(',');
+  const unknown = names.find((name) => !(name in SUITES));
+  if (unknown !== undefined) throw new Error(`Unknown suite "${unknown}"\n${HELP}`);
+  const repeats = Number(values.repeats);
+  if (!Number.isInteger(repeats) || repeats < 1) throw new Error('Expected a positive integer for --repeats');
+  const device = openDevice(values.device, values.threads === undefined ? {} : { threads: Number(values.threads) });
+  return { names, settings: { device, repeats, peer: values.peer } };
+}
+
+try {
+  const { names, settings: given } = settings();
+  const { cpu, cores } = machine();
+  console.log(`${cpu}, ${cores} cores; ${given.device.name} (${given.device.description}); commit ${commit() ?? 'unknown'}`);
+  for (const name of names) {
+    const results = await SUITES[name]!(given);
+    const command = `npm run bench -- --suite ${name}${given.peer ? ' --peer' : ''} --repeats ${given.repeats}`;
+    const path = writeResults(`${given.device.name.replace(/\W/g, '-')}-${name}`, { command, device: given.device.description }, results);
+    console.log(`written: ${path.slice(path.indexOf('bench/results'))}`);
+  }
+} catch (error) {
+  console.error((error as Error).message);
+  process.exit(1);
+}

@@ -1,0 +1,181 @@
+import { createHash } from 'node:crypto';
+import { integer, invalid, number, oneOf, options } from './check.js';
+import type { Device } from './device.js';
+import { SpkvError } from './errors.js';
+import { type CacheHandle, DTYPES, native, type PoolStats, type SequenceStats, settle } from './native.js';
+
+export type { PoolStats, SequenceStats } from './native.js';
+
+/** Slots of one page. */
+export const PAGE_TOKENS = 64;
+
+export interface KvCacheOptions {
+  layers: number;
+  kvHeads: number;
+  /** Even, 2 to 256. */
+  headDim: number;
+  /** Pairs this near to a query are always visible, the query's own included. */
+  window: number;
+  /** How many tokens a sequence can be rewound: extra ring slots. Defaults to 0. */
+  slack?: number;
+  /** Storage of keys and values. Defaults to 'f32'. */
+  dtype?: 'f32' | 'bf16';
+  /** Size of the pool in pages. */
+  capacityPages: number;
+}
+
+/**
+ * The self-pruned cache: a pool of pages, and the sequences that hold them. Per layer and KV head a sequence
+ * has a ring with the window and pages with the pairs that were kept when they left it.
+ */
+export class KvCache implements Disposable {
+  readonly device: Device;
+  readonly layers: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly window: number;
+  readonly slack: number;
+  readonly dtype: 'f32' | 'bf16';
+  readonly capacityPages: number;
+  readonly #handle: CacheHandle;
+
+  /** @internal Use {@link Device.createCache}. */
+  constructor(device: Device, opts: KvCacheOptions) {
+    const given = options(opts, 'cache options', ['layers', 'kvHeads', 'headDim', 'window', 'slack', 'dtype', 'capacityPages']);
+    this.device = device;
+    this.layers = integer(given.layers, 'layers', 1, 4096);
+    this.kvHeads = integer(given.kvHeads, 'kvHeads', 1, 4096);
+    this.headDim = integer(given.headDim, 'headDim', 2, 256);
+    if (this.headDim % 2 !== 0) throw invalid('an even number', 'headDim', this.headDim);
+    this.window = integer(given.window, 'window', 1, 1 << 20);
+    this.slack = integer(given.slack ?? 0, 'slack', 0, 1 << 20);
+    this.dtype = oneOf(given.dtype ?? 'f32', 'dtype', ['f32', 'bf16']);
+    this.capacityPages = integer(given.capacityPages, 'capacityPages', 1, 2 ** 31 - 1);
+    this.#handle = native().createCache(
+      device.handle, this.layers, this.kvHeads, this.headDim, this.window, this.slack,
+      DTYPES.indexOf(this.dtype), this.capacityPages,
+    );
+  }
+
+  /** @internal */
+  get handle(): CacheHandle {
+    return this.#handle;
+  }
+
+  /** Pages of one ring: what every sequence holds from the start, for each layer and KV head. */
+  get ringPages(): number {
+    return Math.ceil((this.window + this.slack) / PAGE_TOKENS);
+  }
+
+  /** What the pool holds, as of the work enqueued so far. */
+  stats(): Promise<PoolStats> {
+    return settle(native().poolStats(this.#handle));
+  }
+
+  /** A new, empty sequence that keeps the pairs whose utility is at least `threshold`. */
+  async createSequence({ threshold = 0.5 }: { threshold?: number } = {}): Promise<Sequence> {
+    const slot = await settle(native().createSequence(this.#handle, number(threshold, 'threshold')));
+    return new Sequence(this, slot, threshold);
+  }
+
+  /** A sequence from what {@link Sequence.save} gave, in this or another process. */
+  async restoreSequence(saved: Uint8Array): Promise<Sequence> {
+    if (!ArrayBuffer.isView(saved) || saved.BYTES_PER_ELEMENT !== 1) throw invalid('a Uint8Array', 'saved', saved);
+    const body = saved.subarray(0, -DIGEST_BYTES);
+    if (saved.length <= DIGEST_BYTES || digest(body).compare(saved.subarray(-DIGEST_BYTES)) !== 0) {
+      throw new SpkvError('FILE', 'The saved sequence is damaged or incomplete: its checksum does not match');
+    }
+    const slot = await settle(native().restoreSequence(this.#handle, new Uint8Array(body)));
+    const { threshold, length } = await settle(native().sequenceStats(this.#handle, slot));
+    return new Sequence(this, slot, threshold, length);
+  }
+
+  /** @internal For tests: fills all memory that holds no live pair with NaN. */
+  poison(): Promise<void> {
+    return settle(native().poisonCache(this.#handle));
+  }
+
+  dispose(): void {
+    native().disposeCache(this.#handle);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** One text in the cache. */
+export class Sequence implements AsyncDisposable {
+  readonly cache: KvCache;
+  readonly threshold: number;
+  readonly #slot: number;
+  #length: number;
+  #disposed = false;
+
+  /** @internal Use {@link KvCache.createSequence}. */
+  constructor(cache: KvCache, slot: number, threshold: number, length = 0) {
+    this.cache = cache;
+    this.threshold = threshold;
+    this.#slot = slot;
+    this.#length = length;
+  }
+
+  /** Tokens seen, as of the last step that was awaited. */
+  get length(): number {
+    return this.#length;
+  }
+
+  /** @internal Called by whoever ran `insert`, once it is known to have succeeded. */
+  advance(tokens: number): void {
+    this.#length += tokens;
+  }
+
+  /** Where the sequence lies in its cache, for the `slots` tensor of operations. */
+  get slot(): number {
+    if (this.#disposed) throw new SpkvError('DISPOSED', 'The sequence has been disposed');
+    return this.#slot;
+  }
+
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
+  stats(): Promise<SequenceStats> {
+    return settle(native().sequenceStats(this.cache.handle, this.slot));
+  }
+
+  /** A second sequence with the same content. Pages are shared until one of the two writes to them. */
+  async fork(): Promise<Sequence> {
+    const slot = await settle(native().forkSequence(this.cache.handle, this.slot));
+    return new Sequence(this.cache, slot, this.threshold, this.#length);
+  }
+
+  /** Takes back the last `tokens` tokens, exactly; at most the cache's slack. */
+  async rewind(tokens: number): Promise<void> {
+    await settle(native().rewindSequence(this.cache.handle, this.slot, integer(tokens, 'tokens', 0, 2 ** 31 - 1)));
+    this.#length -= tokens;
+  }
+
+  /** The sequence as bytes with a checksum, for {@link KvCache.restoreSequence}. */
+  async save(): Promise<Uint8Array> {
+    const body = await settle(native().saveSequence(this.cache.handle, this.slot));
+    return Buffer.concat([body, digest(body)]);
+  }
+
+  /** Gives the pages back to the pool, after the work enqueued so far. Safe to call twice. */
+  async dispose(): Promise<void> {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    await settle(native().releaseSequence(this.cache.handle, this.#slot));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+}
+
+const DIGEST_BYTES = 32;
+
+function digest(bytes: Uint8Array): Buffer {
+  return createHash('sha256').update(bytes).digest();
+}

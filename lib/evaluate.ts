@@ -1,0 +1,31 @@
+import type { Model } from './model/model.js';
+import { type CacheReport, reportCache } from './report.js';
+
+export interface Evaluation {
+  threshold: number;
+  /** Mean negative log-likelihood per token, in nats, over all tokens but the first. */
+  loss: number;
+  tokens: number;
+  seconds: number;
+  cache: CacheReport;
+}
+
+/** A threshold above every utility: nothing outlives the window. */
+export const WINDOW_ONLY = 1.01;
+
+/** Reads a text through the cache at one threshold and measures how well the model predicts it. */
+export async function evaluate(
+  model: Model, ids: ArrayLike<number>, options: { threshold?: number; onProgress?: (done: number, total: number) => void; signal?: AbortSignal } = {},
+): Promise<Evaluation> {
+  const { threshold = model.threshold, ...rest } = options;
+  const sequence = await model.createSequence({ threshold });
+  try {
+    const start = performance.now();
+    const scores = await model.score(sequence, ids, rest);
+    const seconds = (performance.now() - start) / 1000;
+    const sum = scores.reduce((total, score) => total - score, 0);
+    return { threshold, loss: sum / Math.max(1, ids.length - 1), tokens: ids.length, seconds, cache: await reportCache(sequence) };
+  } finally {
+    await sequence.dispose();
+  }
+}

@@ -1,0 +1,79 @@
+import type { ModelConfig } from '../checkpoint/config.js';
+import * as ops from '../ops.js';
+import type { KvCache, Tensor } from '../ops.js';
+import type { Activations } from './activations.js';
+import type { ModelWeights } from './weights.js';
+
+/** What does not change between steps. */
+export interface Network {
+  config: ModelConfig;
+  weights: ModelWeights;
+  /** [D/2], see rope.ts */
+  inverseFrequencies: Tensor;
+}
+
+/** Which sequences a step is for: sequence slots[b] has the tokens offsets[b] to offsets[b + 1]. */
+export interface Batch {
+  slots: Tensor; // [B] i32
+  offsets: Tensor; // [B + 1] i32
+}
+
+/**
+ * Enqueues one step through the cache: from a.ids to the normalised hidden states in a.normed [T, C], and the
+ * new pairs into the cache. Prefill chunks and decode steps alike.
+ */
+export function forward(network: Network, a: Activations, cache: KvCache, batch: Batch): void {
+  const scale = 1 / Math.sqrt(network.config.headDim);
+  ops.positions(a.positions, cache, batch.slots, batch.offsets);
+  runLayers(network, a, false, (layer) => {
+    const { keys, values, utilities } = a.layers[layer]!;
+    ops.attention(a.contextHeads, a.q, keys, values, utilities, cache, layer, batch.slots, batch.offsets, scale);
+  });
+  ops.insert(cache, a.keys, a.values, a.utilities, batch.slots, batch.offsets);
+}
+
+/**
+ * The same without a cache, over whole sequences, in the form that training uses: gates are added to the
+ * scores as log utilities ('soft'), or all open ('dense'). Positions come from a.positions.
+ */
+export function forwardGated(network: Network, a: Activations, offsets: Tensor, mode: 'soft' | 'dense'): void {
+  const { headDim, spkv } = network.config;
+  const scale = 1 / Math.sqrt(headDim);
+  runLayers(network, a, true, (layer) => {
+    const { keys, values, utilities } = a.layers[layer]!;
+    const gates = mode === 'soft' ? utilities : null;
+    ops.gatedAttention(a.contextHeads, a.q, keys, values, gates, offsets, spkv?.window ?? 1, scale);
+  });
+}
+
+/** Logits [n, V] of hidden states [n, C]. */
+export function project(network: Network, logits: Tensor, hidden: Tensor): void {
+  ops.matmul(logits, hidden, network.weights.head);
+}
+
+function runLayers({ config, weights, inverseFrequencies }: Network, a: Activations, logUtilities: boolean, attend: (layer: number) => void): void {
+  const epsilon = config.rmsNormEps;
+  ops.rotaryAngles(a.angles, a.positions, inverseFrequencies);
+  ops.embedding(a.x, a.ids, weights.embedding);
+  for (const [index, layer] of weights.layers.entries()) {
+    const pairs = a.layers[index]!;
+    ops.rmsNorm(a.normed, a.x, layer.inputNorm, epsilon);
+    ops.matmul(a.qkv, a.normed, layer.qkv, layer.qkvBias);
+    if (layer.qNorm) ops.rmsNorm(a.q, a.q, layer.qNorm, epsilon);
+    if (layer.kNorm) ops.rmsNorm(a.k, a.k, layer.kNorm, epsilon);
+    ops.rope(a.q, a.q, a.angles);
+    ops.rope(pairs.keys, a.k, a.angles);
+    ops.copy(pairs.values, a.v);
+    if (layer.predictor) ops.predictUtility(pairs.utilities!, a.hidden!, layer.predictor.weight, layer.predictor.bias, logUtilities);
+    attend(index);
+    ops.matmul(a.delta, a.context, layer.out, layer.outBias);
+    ops.add(a.x, a.x, a.delta);
+
+    ops.rmsNorm(a.normed, a.x, layer.postNorm, epsilon);
+    ops.matmul(a.gateUp, a.normed, layer.gateUp, layer.gateUpBias);
+    ops.siluMul(a.activated, a.gate, a.up);
+    ops.matmul(a.delta, a.activated, layer.down, layer.downBias);
+    ops.add(a.x, a.x, a.delta);
+  }
+  ops.rmsNorm(a.normed, a.x, weights.finalNorm, epsilon);
+}

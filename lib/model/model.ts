@@ -1,0 +1,319 @@
+import { totalmem } from 'node:os';
+import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js';
+import type { ModelConfig } from '../checkpoint/config.js';
+import { integer, invalid, number, oneOf, options } from '../check.js';
+import { SpkvError } from '../errors.js';
+import * as ops from '../ops.js';
+import { type Device, type DeviceOptions, type KvCache, openDevice, type Sequence, type Tensor } from '../ops.js';
+import { type Activations, ActivationMemory } from './activations.js';
+import { Decoder, type DecoderRow } from './decoder.js';
+import { forward, forwardGated, type Network, project } from './forward.js';
+import { inverseFrequencies } from './rope.js';
+import { loadWeights, type ModelWeights } from './weights.js';
+
+export interface ModelOptions extends DeviceOptions {
+  /** 'auto', 'cpu', or a device that is open already. Defaults to 'auto'. */
+  device?: string | Device;
+  /** Storage of keys and values. Defaults to the element type of the weights. */
+  cacheDtype?: 'auto' | 'f32' | 'bf16';
+  /** Bytes that the cache pool may grow to. Defaults to a quarter of the system's memory; taken as it fills. */
+  kvMemory?: number;
+  /** Tokens that a sequence can be rewound, see {@link Sequence.rewind}. Defaults to 0. */
+  slack?: number;
+  /** Tokens per prefill step. Defaults to 512. */
+  chunk?: number;
+  /** Told the share of the weights that is loaded, 0 to 1. */
+  onProgress?: (share: number) => void;
+  /** Told once of what is worth knowing: a model without predictors, tensors that nothing reads. Defaults to nobody. */
+  onWarning?: (message: string) => void;
+  signal?: AbortSignal;
+}
+
+const OPTION_NAMES = [
+  'device', 'threads', 'pin', 'instructions', 'cacheDtype', 'kvMemory', 'slack', 'chunk', 'onProgress', 'onWarning', 'signal',
+] as const;
+/** Ring of a model without predictors, which keeps everything anyway. */
+const DENSE_WINDOW = 128;
+const DEFAULT_CHUNK = 512;
+/** Rows of logits that exist at a time while a whole text is scored. */
+const LOGIT_ROWS = 64;
+
+/** New tokens of one sequence in a step. */
+export interface StepInput {
+  sequence: Sequence;
+  ids: ArrayLike<number>;
+}
+
+export interface PrefillOptions {
+  /** Told the tokens done and to do after every chunk. */
+  onProgress?: (done: number, total: number) => void;
+  signal?: AbortSignal;
+}
+
+/** Opens a checkpoint directory and brings its weights to the device: what {@link Model} is made of. */
+export async function loadNetwork(
+  dir: string, opts?: ModelOptions,
+): Promise<{ checkpoint: Checkpoint; device: Device; weights: ModelWeights; options: Partial<ModelOptions> }> {
+  const given = options(opts, 'model options', OPTION_NAMES);
+  given.signal?.throwIfAborted();
+  const checkpoint = await openCheckpoint(dir);
+  const device = openGiven(given);
+  const weights = await loadWeights(checkpoint, device, given.onProgress, given.signal);
+  if (weights.dense) given.onWarning?.(`${dir} has no utility predictors: it runs dense, every pair is kept`);
+  const unread = checkpoint.unread();
+  if (unread.length > 0) given.onWarning?.(`${dir}: nothing reads ${unread.length} tensors: ${list(unread)}`);
+  return { checkpoint, device, weights, options: given };
+}
+
+function openGiven(given: Partial<ModelOptions>): Device {
+  if (given.device !== undefined && typeof given.device !== 'string') return given.device;
+  const { threads, pin, instructions } = given;
+  return openDevice(given.device ?? 'auto', {
+    ...(threads === undefined ? {} : { threads }),
+    ...(pin === undefined ? {} : { pin }),
+    ...(instructions === undefined ? {} : { instructions }),
+  });
+}
+
+/** A model on a device, at the level of token ids. */
+export class Model implements Disposable {
+  readonly checkpoint: Checkpoint;
+  readonly config: ModelConfig;
+  readonly device: Device;
+  readonly cache: KvCache;
+  /** True when the checkpoint has no predictors. */
+  readonly dense: boolean;
+  readonly chunk: number;
+  /** @internal */
+  readonly network: Network;
+  #memory: ActivationMemory | undefined;
+
+  /** @internal Use loadModel. */
+  constructor(checkpoint: Checkpoint, device: Device, weights: ModelWeights, given: Partial<ModelOptions>) {
+    const { config } = checkpoint;
+    this.checkpoint = checkpoint;
+    this.config = config;
+    this.device = device;
+    this.dense = weights.dense;
+    this.chunk = integer(given.chunk ?? DEFAULT_CHUNK, 'chunk', 1, 1 << 16);
+    this.network = { config, weights, inverseFrequencies: device.from(inverseFrequencies(config)) };
+    this.cache = this.#createCache(given);
+  }
+
+  /** The default threshold of this model's sequences. */
+  get threshold(): number {
+    return this.config.spkv?.threshold ?? 0;
+  }
+
+  /** A new, empty sequence. `threshold` (τ) may differ from sequence to sequence; 0 keeps everything. */
+  createSequence({ threshold = this.threshold }: { threshold?: number } = {}): Promise<Sequence> {
+    return this.cache.createSequence({ threshold: number(threshold, 'threshold', 0, 2) });
+  }
+
+  /** Reads a prompt into a sequence, in chunks. Resolves with the logits [V] after its last token. */
+  async prefill(sequence: Sequence, ids: ArrayLike<number>, { onProgress, signal }: PrefillOptions = {}): Promise<Float32Array> {
+    this.#checkIds(ids, 'ids');
+    let logits: Float32Array | undefined;
+    for (let start = 0; start < ids.length; start += this.chunk) {
+      const piece = Array.prototype.slice.call(ids, start, start + this.chunk) as number[];
+      [logits] = await this.step([{ sequence, ids: piece }], signal);
+      onProgress?.(Math.min(ids.length, start + this.chunk), ids.length);
+    }
+    return logits!;
+  }
+
+  /**
+   * One step of any mixture of prompts and single tokens: reads the new tokens of each sequence, and resolves
+   * with the logits [V] after the last of each. Either all sequences advance or, on an error, none.
+   */
+  async step(inputs: readonly StepInput[], signal?: AbortSignal): Promise<Float32Array[]> {
+    this.#checkInputs(inputs);
+    using gathered = this.device.tensor('f32', [inputs.length, this.config.hiddenSize]);
+    using logits = this.device.tensor('f32', [inputs.length, this.config.vocabSize]);
+    const flat = await this.device.submit(() => {
+      const { a, last } = this.#enqueue(inputs);
+      ops.embedding(gathered, last, a.normed);
+      project(this.network, logits, gathered);
+      return logits.read() as Promise<Float32Array>;
+    }, signal);
+    for (const { sequence, ids } of inputs) sequence.advance(ids.length);
+    const { vocabSize } = this.config;
+    return inputs.map((_, row) => flat.subarray(row * vocabSize, (row + 1) * vocabSize));
+  }
+
+  /** Like {@link step} for one sequence, with the logits [n, V] after every new token. */
+  async stepAll(sequence: Sequence, ids: ArrayLike<number>, signal?: AbortSignal): Promise<Float32Array> {
+    this.#checkInputs([{ sequence, ids }]);
+    using logits = this.device.tensor('f32', [ids.length, this.config.vocabSize]);
+    const flat = await this.device.submit(() => {
+      const { a } = this.#enqueue([{ sequence, ids }]);
+      project(this.network, logits, a.normed);
+      return logits.read() as Promise<Float32Array>;
+    }, signal);
+    sequence.advance(ids.length);
+    return flat;
+  }
+
+  /**
+   * Reads `ids` into a sequence and resolves with the log-probability of every token given those before it, in
+   * nats: [n], 0 for the first, whose predecessor is unknown. Logits exist for a few rows at a time.
+   */
+  async score(sequence: Sequence, ids: ArrayLike<number>, { onProgress, signal }: PrefillOptions = {}): Promise<Float32Array> {
+    this.#checkIds(ids, 'ids');
+    const result = new Float32Array(ids.length);
+    for (let start = 0; start < ids.length; start += this.chunk) {
+      const piece = Array.prototype.slice.call(ids, start, start + this.chunk) as number[];
+      const next = Array.prototype.slice.call(ids, start + 1, start + 1 + piece.length) as number[];
+      const scores = await this.#scoreChunk(sequence, piece, next, signal);
+      result.set(scores.subarray(0, next.length), start + 1);
+      onProgress?.(Math.min(ids.length, start + this.chunk), ids.length);
+    }
+    return result;
+  }
+
+  /**
+   * The predicted utilities of a text read through the cache at one threshold: [layers, n, kvHeads]. Empty for a
+   * model without predictors.
+   */
+  async utilities(ids: ArrayLike<number>, { threshold = this.threshold }: { threshold?: number } = {}): Promise<Float32Array> {
+    this.#checkIds(ids, 'ids');
+    if (this.dense) return new Float32Array(0);
+    const { layers, kvHeads } = this.config;
+    const sequence = await this.createSequence({ threshold });
+    const result = new Float32Array(layers * ids.length * kvHeads);
+    try {
+      for (let start = 0; start < ids.length; start += this.chunk) {
+        const piece = Array.prototype.slice.call(ids, start, start + this.chunk) as number[];
+        const utilities = await this.device.submit(() => this.#enqueue([{ sequence, ids: piece }]).a.utilities!.read() as Promise<Float32Array>);
+        const width = piece.length * kvHeads;
+        for (let layer = 0; layer < layers; layer++) {
+          result.set(utilities.subarray(layer * width, (layer + 1) * width), (layer * ids.length + start) * kvHeads);
+        }
+      }
+    } finally {
+      await sequence.dispose();
+    }
+    return result;
+  }
+
+  async #scoreChunk(sequence: Sequence, ids: number[], next: number[], signal?: AbortSignal): Promise<Float32Array> {
+    this.#checkInputs([{ sequence, ids }]);
+    using targets = this.device.from(Int32Array.from(ids, (_, i) => next[i] ?? -1));
+    using scores = this.device.tensor('f32', [ids.length]);
+    using logits = this.device.tensor('f32', [Math.min(LOGIT_ROWS, ids.length), this.config.vocabSize]);
+    const result = await this.device.submit(() => {
+      const { a } = this.#enqueue([{ sequence, ids }]);
+      for (let start = 0; start < ids.length; start += LOGIT_ROWS) {
+        const end = Math.min(ids.length, start + LOGIT_ROWS);
+        const rows = logits.slice(0, 0, end - start);
+        project(this.network, rows, a.normed.slice(0, start, end));
+        ops.logProbabilities(scores.slice(0, start, end), rows, targets.slice(0, start, end));
+      }
+      return scores.read() as Promise<Float32Array>;
+    }, signal);
+    sequence.advance(ids.length);
+    return result;
+  }
+
+  /**
+   * Decodes sequences together, token by token. Every row names the token that its sequence reads first: the
+   * last one of the prompt, which `prefill` has not been given.
+   */
+  createDecoder(rows: readonly DecoderRow[]): Decoder {
+    if (!Array.isArray(rows) || rows.length === 0) throw invalid('at least one row', 'rows', rows);
+    for (const [index, { sequence, next }] of rows.entries()) {
+      if (sequence?.cache !== this.cache) throw new SpkvError('INVALID_ARGUMENT', `rows[${index}].sequence belongs to another model`);
+      this.#checkIds([next], `rows[${index}].next`);
+    }
+    return new Decoder(this.network, this.cache, rows);
+  }
+
+  /**
+   * Logits [n, V] of a whole text without the cache, in the form that training uses: gates added to the scores
+   * as log utilities ('soft'), or all open ('dense').
+   */
+  async gatedLogits(ids: ArrayLike<number>, mode: 'soft' | 'dense' = 'soft'): Promise<Float32Array> {
+    this.#checkIds(ids, 'ids');
+    oneOf(mode, 'mode', ['soft', 'dense']);
+    if (mode === 'soft' && this.dense) throw new SpkvError('UNSUPPORTED', 'A model without predictors has no soft gates');
+    const memory = new ActivationMemory(this.device, this.config, this.dense, ids.length);
+    try {
+      using offsets = this.device.from(Int32Array.of(0, ids.length));
+      using logits = this.device.tensor('f32', [ids.length, this.config.vocabSize]);
+      return await this.device.submit(() => {
+        const a = memory.take(ids.length);
+        a.ids.write(Int32Array.from(ids));
+        a.positions.write(Int32Array.from(ids, (_, i) => i));
+        forwardGated(this.network, a, offsets, mode);
+        project(this.network, logits, a.normed);
+        return logits.read() as Promise<Float32Array>;
+      });
+    } finally {
+      memory.dispose();
+    }
+  }
+
+  /** Enqueues a step up to the hidden states. No awaiting happens here, so steps of several callers never mix. */
+  #enqueue(inputs: readonly StepInput[]): { a: Activations; last: Tensor } {
+    const offsets = [0];
+    for (const { ids } of inputs) offsets.push(offsets.at(-1)! + ids.length);
+    const tokens = offsets.at(-1)!;
+    if (!this.#memory || this.#memory.tokens < tokens) {
+      this.#memory = new ActivationMemory(this.device, this.config, this.dense, Math.max(tokens, Math.min(this.chunk, DEFAULT_CHUNK)));
+    }
+    const a = this.#memory.take(tokens);
+    a.ids.write(Int32Array.from(inputs.flatMap(({ ids }) => Array.from(ids))));
+    const slots = this.device.from(Int32Array.from(inputs, ({ sequence }) => sequence.slot));
+    forward(this.network, a, this.cache, { slots, offsets: this.device.from(Int32Array.from(offsets)) });
+    return { a, last: this.device.from(Int32Array.from(inputs, (_, row) => offsets[row + 1]! - 1)) };
+  }
+
+  #checkInputs(inputs: readonly StepInput[]): void {
+    if (!Array.isArray(inputs) || inputs.length === 0) throw invalid('at least one input', 'inputs', inputs);
+    for (const [index, { sequence, ids }] of inputs.entries()) {
+      this.#checkIds(ids, `inputs[${index}].ids`);
+      if (sequence?.cache !== this.cache) throw new SpkvError('INVALID_ARGUMENT', `inputs[${index}].sequence belongs to another model`);
+    }
+  }
+
+  #checkIds(ids: ArrayLike<number>, name: string): void {
+    if (ids === null || typeof ids !== 'object' || !Number.isInteger(ids.length)) throw invalid('an array of token ids', name, ids);
+    if (ids.length === 0) throw invalid('at least one token', name, ids);
+    for (let i = 0; i < ids.length; i++) {
+      const id = ids[i]!;
+      if (Number.isInteger(id) && id >= 0 && id < this.config.vocabSize) continue;
+      throw new SpkvError('OUT_OF_RANGE', `Expected token ids from 0 to ${this.config.vocabSize - 1} but ${name}[${i}] is ${id}`);
+    }
+  }
+
+  #createCache(given: Partial<ModelOptions>): KvCache {
+    const { layers, kvHeads, headDim, spkv } = this.config;
+    const wanted = oneOf(given.cacheDtype ?? 'auto', 'cacheDtype', ['auto', 'f32', 'bf16']);
+    const dtype = wanted === 'auto' ? (this.network.weights.embedding.dtype === 'bf16' ? 'bf16' : 'f32') : wanted;
+    const window = spkv?.window ?? DENSE_WINDOW;
+    const slack = integer(given.slack ?? 0, 'slack', 0, 1 << 20);
+    const kvMemory = integer(given.kvMemory ?? Math.floor(totalmem() / 4), 'kvMemory', 1);
+    const pageBytes = 2 * ops.PAGE_TOKENS * Math.ceil(headDim / 16) * 16 * (dtype === 'bf16' ? 2 : 4);
+    const capacityPages = Math.min(2 ** 31 - 1, Math.floor(kvMemory / pageBytes));
+    const least = layers * kvHeads * Math.ceil((window + slack) / ops.PAGE_TOKENS);
+    if (capacityPages < least) {
+      throw new SpkvError('INVALID_ARGUMENT', `Expected at least ${least * pageBytes} bytes for kvMemory, the window of one sequence, but received ${kvMemory}`);
+    }
+    return this.device.createCache({ layers, kvHeads, headDim, window, slack, dtype, capacityPages });
+  }
+
+  /** Frees the cache and lets go of the weights. */
+  dispose(): void {
+    this.#memory?.dispose();
+    this.#memory = undefined;
+    this.cache.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+function list(names: readonly string[]): string {
+  return names.length > 5 ? `${names.slice(0, 5).join(', ')}, ...` : names.join(', ');
+}

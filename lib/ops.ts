@@ -1,0 +1,113 @@
+// The kernel level of spkv: operations on tensors that you hold. Every call checks its arguments, enqueues and
+// returns at once; nothing waits until a tensor is read. Outputs come first. Contracts (equations, shapes,
+// numerics) stand in native/ops; dimension letters: T tokens, C or K columns, H query heads, G KV heads, D head
+// size, V vocabulary, B sequences, L layers.
+import type { KvCache } from './cache.js';
+import { invalid } from './check.js';
+import { native, type TensorHandle } from './native.js';
+import { Tensor } from './tensor.js';
+
+export { KvCache, type KvCacheOptions, PAGE_TOKENS, type PoolStats, Sequence, type SequenceStats } from './cache.js';
+export { Device, type DeviceOptions, Graph, openDevice } from './device.js';
+export { type ErrorCode, SpkvError } from './errors.js';
+export { bf16ToFloats, type DType, floatsToBf16, Tensor, type TensorData } from './tensor.js';
+
+// What is no tensor reaches the binding as it is, which answers with the name of the argument.
+const h = (tensor: Tensor): TensorHandle => (tensor as Tensor | undefined)?.handle ?? (tensor as unknown as TensorHandle);
+const optional = (tensor: Tensor | null | undefined): TensorHandle | null => (tensor === undefined || tensor === null ? null : h(tensor));
+
+/** out [T, C] = rows `ids` [T] i32 of table [V, C]. */
+export const embedding = (out: Tensor, ids: Tensor, table: Tensor): void => native().embedding(h(out), h(ids), h(table));
+
+/** out = x / sqrt(mean(x²) + epsilon) · weight, over the last dimension: x [T, C] or [T, H, D]. `out` may be `x`. */
+export const rmsNorm = (out: Tensor, x: Tensor, weight: Tensor, epsilon: number): void =>
+  native().rmsNorm(h(out), h(x), h(weight), epsilon);
+
+/** out [T, N] = x [T, K] · weight [N, K]ᵀ + bias [N]. Weights f32 or bf16, plain or packed; sums in f32. */
+export const matmul = (out: Tensor, x: Tensor, weight: Tensor, bias?: Tensor | null): void =>
+  native().matmul(h(out), h(x), h(weight), optional(bias));
+
+/**
+ * A copy of up to four weights [Nᵢ, K] of one dtype, stacked along N, in the layout that the device's matrix
+ * product likes best. Only `matmul` reads it.
+ */
+export function packWeight(...sources: Tensor[]): Tensor {
+  const first = sources[0];
+  if (!(first instanceof Tensor) || first.shape.length !== 2) throw invalid('tensors of shape [N, K]', 'sources', first);
+  const rows = sources.reduce((sum, source) => sum + (source?.shape?.[0] ?? 0), 0);
+  const packed = Tensor.packed(first.device, first.dtype, rows, first.shape[1]!);
+  native().packWeight(packed.handle, sources.length, ...sources.map(h));
+  return packed;
+}
+
+/** out [T, D]: cosines then sines of positions [T] i32 × inverseFrequencies [D/2], for {@link rope}. */
+export const rotaryAngles = (out: Tensor, positions: Tensor, inverseFrequencies: Tensor): void =>
+  native().rotaryAngles(h(out), h(positions), h(inverseFrequencies));
+
+/** out [T, H, D] = x rotated by angles [T, D] in the half-split form. `out` may be `x`. */
+export const rope = (out: Tensor, x: Tensor, angles: Tensor): void => native().rope(h(out), h(x), h(angles));
+
+/** out [T, F] = silu(gate) · up. */
+export const siluMul = (out: Tensor, gate: Tensor, up: Tensor): void => native().siluMul(h(out), h(gate), h(up));
+
+/** out [T, C] = a + b. */
+export const add = (out: Tensor, a: Tensor, b: Tensor): void => native().add(h(out), h(a), h(b));
+
+/** out = x, converted between f32 and bf16 where they differ. */
+export const copy = (out: Tensor, x: Tensor): void => native().copy(h(out), h(x));
+
+/**
+ * Utilities: out [T, G] = sigmoid(weight [G, P] · silu(hidden [T, P]) + bias [G]), or its logarithm with `log`.
+ * `hidden` is the predictor's first layer with its bias.
+ */
+export const predictUtility = (out: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, log = false): void =>
+  native().predictUtility(h(out), h(hidden), h(weight), h(bias), log);
+
+/**
+ * out [T, H, D]: attention of the new tokens of a step over the cache and themselves. Sequence slots[b] brings
+ * tokens offsets[b] to offsets[b + 1] of q [T, H, D], keys and values [T, G, D] and utilities [T, G] (none: all
+ * kept). The cache is only read.
+ */
+export const attention = (
+  out: Tensor, q: Tensor, keys: Tensor, values: Tensor, utilities: Tensor | null, cache: KvCache, layer: number,
+  slots: Tensor, offsets: Tensor, scale: number,
+): void =>
+  native().attention(
+    h(out), h(q), h(keys), h(values), optional(utilities), cache?.handle, layer, h(slots), h(offsets), scale,
+  );
+
+/** Ends a step: adds the pairs of all layers [L, T, G, D] to their sequences, all or nothing. */
+export const insert = (
+  cache: KvCache, keys: Tensor, values: Tensor, utilities: Tensor | null, slots: Tensor, offsets: Tensor,
+): void => native().insert(cache?.handle, h(keys), h(values), optional(utilities), h(slots), h(offsets));
+
+/** out [T] i32: the position of every new token of a step. */
+export const positions = (out: Tensor, cache: KvCache, slots: Tensor, offsets: Tensor): void =>
+  native().positions(h(out), cache?.handle, h(slots), h(offsets));
+
+/**
+ * out [T, H, D]: attention within whole sequences (boundaries offsets [B + 1]) with gates [T, G], log utilities
+ * that are added to the scores of keys outside the window.
+ */
+export const gatedAttention = (
+  out: Tensor, q: Tensor, keys: Tensor, values: Tensor, gates: Tensor | null, offsets: Tensor, window: number,
+  scale: number,
+): void => native().gatedAttention(h(out), h(q), h(keys), h(values), optional(gates), h(offsets), window, scale);
+
+/**
+ * out [B] i32: the next token of each row of logits [B, V]. settings [B, 7]: temperature, topK, topP, minP,
+ * repetition, frequency, presence; seeds [B, 2] i32; positions [B] i32 of the drawn tokens; history [B, V] i32.
+ */
+export const sample = (
+  out: Tensor, logits: Tensor, settings: Tensor, seeds: Tensor, positionsOf: Tensor, history?: Tensor | null,
+): void => native().sample(h(out), h(logits), h(settings), h(seeds), h(positionsOf), optional(history));
+
+/** Marks the tokens ids [T] of a prompt in one row of a history [V], for penalties. */
+export const recordPrompt = (history: Tensor, ids: Tensor): void => native().recordPrompt(h(history), h(ids));
+
+/** out [T]: log-probability of targets [T] i32 under logits [T, V], in nats; 0 for a negative target. */
+export const logProbabilities = (out: Tensor, logits: Tensor, targets: Tensor): void =>
+  native().logProbabilities(h(out), h(logits), h(targets));
+
+/** Native memory that is alive in this process, for leak tests. */
+export const liveAllocations = (): { tensors: number; bytes: number; caches: number } => native().liveAllocations();

@@ -1,0 +1,71 @@
+import type { Model } from './model/model.js';
+import type { Sequence } from './ops.js';
+
+/**
+ * A text that grows turn by turn, and the part of it that the cache has read. Prompts that continue the text
+ * cost only their new tokens; a prompt that departs from it is read again from the start, since what was pruned
+ * cannot be brought back.
+ */
+export class Session implements AsyncDisposable {
+  readonly model: Model;
+  readonly threshold: number;
+  #sequence: Sequence | undefined;
+  #read: number[] = [];
+
+  constructor(model: Model, threshold: number = model.threshold) {
+    this.model = model;
+    this.threshold = threshold;
+  }
+
+  /** The sequence in the cache; undefined before the first prompt. */
+  get sequence(): Sequence | undefined {
+    return this.#sequence;
+  }
+
+  /**
+   * Makes the cache hold exactly `ids` without the last one, which the decoder reads first. Resolves with the
+   * sequence and the number of tokens that had to be read.
+   */
+  async prepare(
+    ids: readonly number[], options: { onProgress?: (done: number, total: number) => void; signal?: AbortSignal } = {},
+  ): Promise<{ sequence: Sequence; fresh: number }> {
+    const known = this.#read.length;
+    const continues = known < ids.length && this.#read.every((id, i) => id === ids[i]);
+    if (!this.#sequence || !continues) {
+      await this.reset();
+      this.#sequence = await this.model.createSequence({ threshold: this.threshold });
+    }
+    const fresh = ids.slice(this.#read.length, -1);
+    if (fresh.length > 0) {
+      const before = this.#read.length;
+      await this.model.prefill(this.#sequence, fresh, {
+        ...(options.signal ? { signal: options.signal } : {}),
+        onProgress: (done, total) => {
+          this.#read = ids.slice(0, before + done);
+          options.onProgress?.(done, total);
+        },
+      });
+    }
+    return { sequence: this.#sequence, fresh: fresh.length };
+  }
+
+  /** Notes a token that a decoder has read into the sequence. */
+  note(id: number): void {
+    this.#read.push(id);
+  }
+
+  /** Forgets everything and gives the pages back. */
+  async reset(): Promise<void> {
+    this.#read = [];
+    await this.#sequence?.dispose();
+    this.#sequence = undefined;
+  }
+
+  async dispose(): Promise<void> {
+    await this.reset();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.reset();
+  }
+}

@@ -1,0 +1,74 @@
+import { SpkvError } from './errors.js';
+import { generate, type GenerateOptions, type Generation } from './generate.js';
+import { loadNetwork, Model, type ModelOptions } from './model/model.js';
+import { Session } from './session.js';
+import { type ChatMessage, type ChatTemplate, loadChatTemplate } from './text/chat-template.js';
+import { loadTokenizer, type Tokenizer } from './text/tokenizer.js';
+
+/**
+ * Loads a Hugging Face checkpoint directory: config.json, safetensors, and, for text, tokenizer.json. Without
+ * a tokenizer the model works with token ids.
+ *
+ *   const model = await loadModel('models/code-6m-spkv');
+ *   for await (const piece of model.generate('def main():\n')) process.stdout.write(piece);
+ *
+ * Errors: FILE, UNSUPPORTED, OUT_OF_MEMORY, NATIVE, INVALID_ARGUMENT; the reason of `signal`.
+ */
+export async function loadModel(dir: string, options?: ModelOptions): Promise<TextModel> {
+  const { checkpoint, device, weights, options: given } = await loadNetwork(dir, options);
+  const tokenizer = await loadTokenizer(dir);
+  const template = tokenizer ? await loadChatTemplate(dir) : undefined;
+  return new TextModel(checkpoint, device, weights, given, tokenizer, template);
+}
+
+/** A model that reads and writes text. */
+export class TextModel extends Model {
+  /** Undefined where the checkpoint has no tokenizer.json. */
+  readonly tokenizer: Tokenizer | undefined;
+  readonly chatTemplate: ChatTemplate | undefined;
+
+  /** @internal Use {@link loadModel}. */
+  constructor(
+    ...[checkpoint, device, weights, given, tokenizer, template]: [
+      ...ConstructorParameters<typeof Model>, tokenizer: Tokenizer | undefined, template: ChatTemplate | undefined,
+    ]
+  ) {
+    super(checkpoint, device, weights, given);
+    this.tokenizer = tokenizer;
+    this.chatTemplate = template;
+  }
+
+  /** Token ids of a text, with the special tokens that the tokenizer adds to a prompt. */
+  encode(text: string): number[] {
+    return [...this.#needTokenizer().encode(text)];
+  }
+
+  decode(ids: readonly number[]): string {
+    return this.#needTokenizer().decode(ids);
+  }
+
+  /** Token ids of a conversation, up to where the answer begins. */
+  encodeChat(messages: readonly ChatMessage[]): number[] {
+    if (!this.chatTemplate) throw new SpkvError('UNSUPPORTED', 'The checkpoint has no chat template');
+    const text = this.chatTemplate.apply(messages, { addGenerationPrompt: true });
+    return [...this.#needTokenizer().encode(text, { addSpecialTokens: false })];
+  }
+
+  /**
+   * Continues a prompt (text, or token ids), piece by piece; pieces are whole characters.
+   * The result, with usage and what the cache kept, is there when the loop has ended.
+   */
+  generate(prompt: string | readonly number[], options?: GenerateOptions): Generation {
+    return generate(this, prompt, options);
+  }
+
+  /** A text that grows turn by turn and is read only once. */
+  createSession({ threshold = this.threshold }: { threshold?: number } = {}): Session {
+    return new Session(this, threshold);
+  }
+
+  #needTokenizer(): Tokenizer {
+    if (this.tokenizer) return this.tokenizer;
+    throw new SpkvError('UNSUPPORTED', 'The checkpoint has no tokenizer.json: give token ids instead of text');
+  }
+}

@@ -1,0 +1,139 @@
+#include "binding/call.h"
+
+#include <cstring>
+
+namespace spkv {
+namespace binding {
+namespace {
+
+std::string dtype_names(unsigned dtypes) {
+  std::string names;
+  for (int i = 0; i < 4; i++) {
+    if (!(dtypes & (1u << i))) continue;
+    if (!names.empty()) names += " or ";
+    names += dtype_name(static_cast<DType>(i));
+  }
+  return names;
+}
+
+std::string shape_text(const View& view) {
+  std::string text = "[";
+  for (int i = 0; i < view.rank; i++) text += (i ? ", " : "") + std::to_string(view.shape[i]);
+  return text + "]";
+}
+
+// "T H D" has rank 3; letters stand at even places.
+int rank_of(const char* shape) { return static_cast<int>((strlen(shape) + 1) / 2); }
+
+}  // namespace
+
+void Call::refuse(Code code, const std::string& message) {
+  raise(env_, code, std::string(operation_) + ": " + message);
+}
+
+void Call::check(bool condition, Code code, const std::string& message) {
+  if (!condition) refuse(code, message);
+}
+
+void Call::hold(const std::shared_ptr<DeviceState>& state, std::shared_ptr<void> resource, const char* name) {
+  if (!state_) state_ = state;
+  check(state_ == state, Code::kDevice,
+        std::string(name) + " belongs to another device than the arguments before it");
+  held_.push_back(std::move(resource));
+}
+
+View Call::tensor(const char* name, unsigned dtypes, const char* shape, bool packed) {
+  return read(next(), name, dtypes, shape, packed);
+}
+
+View Call::optional_tensor(const char* name, unsigned dtypes, const char* shape) {
+  Napi::Value value = next();
+  if (value.IsNull() || value.IsUndefined()) return View();
+  return read(value, name, dtypes, shape, false);
+}
+
+View Call::read(Napi::Value value, const char* name, unsigned dtypes, const char* shape, bool packed) {
+  TensorHandle& handle = unwrap<TensorHandle>(env_, value, name);
+  check(handle.storage != nullptr, Code::kDisposed,
+        std::string("the tensor given for ") + name + " has been disposed");
+  hold(handle.state, handle.storage, name);
+  const View& view = handle.view;
+  check((dtypes >> static_cast<int>(view.dtype)) & 1, Code::kDtype,
+        "Expected " + dtype_names(dtypes) + " for " + name + " but received " + dtype_name(view.dtype));
+  check(packed || view.layout == Layout::kStrided, Code::kDtype,
+        std::string("Expected a plain tensor for ") + name +
+            " but received a packed weight, which only matmul reads");
+  check(view.rank == rank_of(shape), Code::kShape,
+        std::string("Expected shape [") + shape + "] for " + name + " but received " + shape_text(view));
+  for (int i = 0; i < view.rank; i++) {
+    bind(shape[2 * i], view.shape[i],
+         std::string("dimension ") + std::to_string(i) + " of " + name + " " + shape_text(view));
+  }
+  return view;
+}
+
+void Call::bind(char letter, int64_t value, const std::string& where) {
+  for (const Dimension& known : dimensions_) {
+    if (known.letter != letter) continue;
+    check(known.value == value, Code::kShape,
+          std::string("Expected ") + letter + " = " + std::to_string(known.value) + " (" + known.where +
+              ") but received " + std::to_string(value) + " (" + where + ")");
+    return;
+  }
+  dimensions_.push_back({letter, value, where});
+}
+
+int64_t Call::dimension(char letter) const {
+  for (const Dimension& known : dimensions_)
+    if (known.letter == letter) return known.value;
+  return 0;
+}
+
+int Call::rank(size_t index) const {
+  int rank = unwrap<TensorHandle>(env_, info_[index], "the first argument").view.rank;
+  return rank > 0 ? rank : 1;
+}
+
+double Call::number(const char* name) {
+  Napi::Value value = next();
+  double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : NAN;
+  check(std::isfinite(number), Code::kInvalidArgument, std::string("Expected a finite number for ") + name);
+  return number;
+}
+
+int64_t Call::integer(const char* name, int64_t min, int64_t max) {
+  double value = number(name);
+  check(value == std::floor(value) && value >= static_cast<double>(min) && value <= static_cast<double>(max),
+        Code::kInvalidArgument,
+        std::string("Expected an integer from ") + std::to_string(min) + " to " + std::to_string(max) +
+            " for " + name + " but received " + Napi::Number::New(env_, value).ToString().Utf8Value());
+  return static_cast<int64_t>(value);
+}
+
+bool Call::boolean(const char* name) {
+  Napi::Value value = next();
+  check(value.IsBoolean(), Code::kInvalidArgument, std::string("Expected true or false for ") + name);
+  return value.As<Napi::Boolean>().Value();
+}
+
+CacheHandle& Call::cache(const char* name) {
+  CacheHandle& handle = unwrap<CacheHandle>(env_, next(), name);
+  check(handle.cache != nullptr, Code::kDisposed,
+        std::string("the cache given for ") + name + " has been disposed");
+  hold(handle.state, handle.cache, name);
+  return handle;
+}
+
+void Call::distinct(const View& a, const char* a_name, const View& b, const char* b_name) {
+  if (!a || !b || a.size() == 0 || b.size() == 0) return;
+  auto end = [](const View& view) {
+    int64_t last = 0;
+    for (int i = 0; i < view.rank; i++) last += (view.shape[i] - 1) * view.stride[i];
+    return view.as<char>() + (last + 1) * dtype_bytes(view.dtype);
+  };
+  bool overlap = a.as<char>() < end(b) && b.as<char>() < end(a);
+  check(!overlap, Code::kInvalidArgument, std::string(a_name) + " must not overlap " + b_name);
+}
+
+}  // namespace binding
+}  // namespace spkv

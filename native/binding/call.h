@@ -1,0 +1,85 @@
+// Reads and checks the arguments of one operation, then enqueues it. Shapes are written as letters; a letter
+// stands for the same number wherever it occurs in a call, and the message of a mismatch names both places.
+//
+//   Call call(info, "rms_norm");
+//   params.out = call.tensor("out", kF32, "T C");
+//   params.x = call.tensor("x", kF32, "T C");
+//   params.weight = call.tensor("weight", kF32 | kBF16, "C");
+//   params.epsilon = call.number("epsilon");
+//   call.enqueue(params, &Operations::rms_norm);
+#pragma once
+
+#include <napi.h>
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "binding/addon.h"
+#include "ops/operations.h"
+
+namespace spkv {
+namespace binding {
+
+// Sets of element types.
+constexpr unsigned kF32 = 1u << static_cast<int>(DType::kF32);
+constexpr unsigned kBF16 = 1u << static_cast<int>(DType::kBF16);
+constexpr unsigned kI32 = 1u << static_cast<int>(DType::kI32);
+constexpr unsigned kU8 = 1u << static_cast<int>(DType::kU8);
+
+class Call {
+ public:
+  Call(const Napi::CallbackInfo& info, const char* operation)
+      : info_(info), env_(info.Env()), operation_(operation) {}
+
+  // Each reads the next argument.
+  View tensor(const char* name, unsigned dtypes, const char* shape, bool packed = false);
+  View optional_tensor(const char* name, unsigned dtypes, const char* shape);  // null or undefined: absent
+  // Dimensions of argument `index`, for operations that take several ranks; at least 1.
+  int rank(size_t index) const;
+  double number(const char* name);
+  int64_t integer(const char* name, int64_t min, int64_t max);
+  bool boolean(const char* name);
+  CacheHandle& cache(const char* name);
+
+  // The number that a letter stands for.
+  int64_t dimension(char letter) const;
+  // Binds a letter to a number that does not come from a tensor ("L", of the cache).
+  void bind(char letter, int64_t value, const std::string& where);
+
+  // Two tensors whose memory must not overlap.
+  void distinct(const View& a, const char* a_name, const View& b, const char* b_name);
+  void check(bool condition, Code code, const std::string& message);
+
+  template <typename Params>
+  void enqueue(const Params& params, Status (*Operations::*operation)(const Params&, Execution&)) {
+    auto function = state_->device->operations().*operation;
+    state_->device->stream().enqueue([params, function, held = std::move(held_)](Execution& execution) {
+      return function(params, execution);
+    });
+  }
+
+ private:
+  struct Dimension {
+    char letter;
+    int64_t value;
+    std::string where;
+  };
+
+  Napi::Value next() { return info_[index_++]; }
+  View read(Napi::Value value, const char* name, unsigned dtypes, const char* shape, bool packed);
+  void hold(const std::shared_ptr<DeviceState>& state, std::shared_ptr<void> resource, const char* name);
+  [[noreturn]] void refuse(Code code, const std::string& message);
+
+  const Napi::CallbackInfo& info_;
+  Napi::Env env_;
+  const char* operation_;
+  size_t index_ = 0;
+  std::shared_ptr<DeviceState> state_;
+  std::vector<std::shared_ptr<void>> held_;
+  std::vector<Dimension> dimensions_;
+};
+
+}  // namespace binding
+}  // namespace spkv

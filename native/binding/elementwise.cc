@@ -1,0 +1,45 @@
+#include "ops/elementwise.h"
+
+#include "binding/call.h"
+#include "binding/exports.h"
+
+namespace spkv {
+namespace binding {
+
+// siluMul(out, gate, up)
+Napi::Value silu_mul(const Napi::CallbackInfo& info) {
+  Call call(info, "siluMul");
+  SiluMulParams params;
+  params.out = call.tensor("out", kF32, "T F");
+  params.gate = call.tensor("gate", kF32, "T F");
+  params.up = call.tensor("up", kF32, "T F");
+  call.enqueue(params, &Operations::silu_mul);
+  return info.Env().Undefined();
+}
+
+// add(out, a, b)
+Napi::Value add(const Napi::CallbackInfo& info) {
+  Call call(info, "add");
+  AddParams params;
+  params.out = call.tensor("out", kF32, "T C");
+  params.a = call.tensor("a", kF32, "T C");
+  params.b = call.tensor("b", kF32, "T C");
+  call.enqueue(params, &Operations::add);
+  return info.Env().Undefined();
+}
+
+// copy(out, x)
+Napi::Value copy(const Napi::CallbackInfo& info) {
+  Call call(info, "copy");
+  CopyParams params;
+  static const char* const kShapes[] = {"A", "A B", "A B C", "A B C D"};
+  const char* shape = kShapes[call.rank(0) - 1];
+  params.out = call.tensor("out", kF32 | kBF16 | kI32 | kU8, shape);
+  unsigned same = 1u << static_cast<int>(params.out.dtype);
+  params.x = call.tensor("x", same & (kF32 | kBF16) ? kF32 | kBF16 : same, shape);
+  call.enqueue(params, &Operations::copy);
+  return info.Env().Undefined();
+}
+
+}  // namespace binding
+}  // namespace spkv

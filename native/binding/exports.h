@@ -1,0 +1,62 @@
+// Everything that JavaScript can call: one line each. The same names stand in lib/native.ts.
+#pragma once
+
+#include <napi.h>
+
+#define SPKV_EXPORTS(X)                  \
+  X(openDevice, open_device)             \
+  X(describeDevice, describe_device)     \
+  X(closeDevice, close_device)           \
+  X(synchronize, synchronize)            \
+  X(beginSubmission, begin_submission)   \
+  X(endSubmission, end_submission)       \
+  X(cancelSubmission, cancel_submission) \
+  X(busyNanoseconds, busy_nanoseconds)   \
+  X(beginCapture, begin_capture)         \
+  X(endCapture, end_capture)             \
+  X(launch, launch)                      \
+  X(createTensor, create_tensor)         \
+  X(mapTensor, map_tensor)               \
+  X(viewTensor, view_tensor)             \
+  X(writeTensor, write_tensor)           \
+  X(readTensor, read_tensor)             \
+  X(disposeTensor, dispose_tensor)       \
+  X(createPacked, create_packed)         \
+  X(createCache, create_cache)           \
+  X(disposeCache, dispose_cache)         \
+  X(poolStats, pool_stats)               \
+  X(createSequence, create_sequence)     \
+  X(releaseSequence, release_sequence)   \
+  X(forkSequence, fork_sequence)         \
+  X(rewindSequence, rewind_sequence)     \
+  X(sequenceStats, sequence_stats)       \
+  X(saveSequence, save_sequence)         \
+  X(restoreSequence, restore_sequence)   \
+  X(poisonCache, poison_cache)           \
+  X(embedding, embedding)                \
+  X(rmsNorm, rms_norm)                   \
+  X(matmul, matmul)                      \
+  X(packWeight, pack_weight)             \
+  X(rotaryAngles, rotary_angles)         \
+  X(rope, rope)                          \
+  X(siluMul, silu_mul)                   \
+  X(add, add)                            \
+  X(copy, copy)                          \
+  X(predictUtility, predict_utility)     \
+  X(attention, attention)                \
+  X(insert, insert)                      \
+  X(positions, positions)                \
+  X(gatedAttention, gated_attention)     \
+  X(sample, sample)                      \
+  X(recordPrompt, record_prompt)         \
+  X(logProbabilities, log_probabilities)
+
+namespace spkv {
+namespace binding {
+
+#define SPKV_DECLARE(name, function) Napi::Value function(const Napi::CallbackInfo& info);
+SPKV_EXPORTS(SPKV_DECLARE)
+#undef SPKV_DECLARE
+
+}  // namespace binding
+}  // namespace spkv

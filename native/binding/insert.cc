@@ -1,0 +1,44 @@
+#include "ops/insert.h"
+
+#include "binding/call.h"
+#include "binding/exports.h"
+
+namespace spkv {
+namespace binding {
+
+// insert(cache, keys, values, utilities | null, slots, offsets)
+Napi::Value insert(const Napi::CallbackInfo& info) {
+  Call call(info, "insert");
+  InsertParams params;
+  params.cache = call.cache("cache").cache.get();
+  const CacheGeometry& geometry = params.cache->geometry();
+  call.bind('L', geometry.layers, "layers of the cache");
+  call.bind('G', geometry.kv_heads, "KV heads of the cache");
+  call.bind('D', geometry.head_dim, "head size of the cache");
+  params.keys = call.tensor("keys", kF32, "L T G D");
+  params.values = call.tensor("values", kF32, "L T G D");
+  params.utilities = call.optional_tensor("utilities", kF32, "L T G");
+  params.slots = call.tensor("slots", kI32, "B");
+  params.offsets = call.tensor("offsets", kI32, "O");
+  call.check(call.dimension('O') == call.dimension('B') + 1, Code::kShape,
+             "Expected one more offset than slots");
+  call.enqueue(params, &Operations::insert);
+  return info.Env().Undefined();
+}
+
+// positions(out, cache, slots, offsets)
+Napi::Value positions(const Napi::CallbackInfo& info) {
+  Call call(info, "positions");
+  PositionsParams params;
+  params.out = call.tensor("out", kI32, "T");
+  params.cache = call.cache("cache").cache.get();
+  params.slots = call.tensor("slots", kI32, "B");
+  params.offsets = call.tensor("offsets", kI32, "O");
+  call.check(call.dimension('O') == call.dimension('B') + 1, Code::kShape,
+             "Expected one more offset than slots");
+  call.enqueue(params, &Operations::positions);
+  return info.Env().Undefined();
+}
+
+}  // namespace binding
+}  // namespace spkv
