@@ -12,8 +12,9 @@ export function heading(text: string, style: Style, width: number): string {
 }
 
 /** What is read, and its last lines, at whose end the model goes on. */
-export function opening({ device }: TextModel, text: string, style: Style): string {
-  const about = `${shortPath(SAMPLE_FILE)}, ${count(Buffer.byteLength(text))} bytes, each of them a token. Computing on ${device.description}.`;
+export function opening(model: TextModel, text: string, style: Style): string {
+  const [size, tokens] = [Buffer.byteLength(text), model.encode(text).length];
+  const about = `${shortPath(SAMPLE_FILE)}: ${count(size)} bytes, ${size === tokens ? 'each of them a token' : `${count(tokens)} tokens`} · ${model.device.name}, ${model.device.description}`;
   const tail = text.split('\n').slice(-SHOWN_LINES);
   return `${indent(about)}\n\n${tail.map((line) => `  ${style.dim(line)}`).join('\n')}`;
 }
@@ -55,7 +56,7 @@ function faster(seconds: number, denseSeconds: number): string {
 }
 
 /** Loss, density, bytes, and whether the note is still known, per threshold. */
-export function costs(trials: readonly Trial[], note: Note | undefined, style: Style, width: number): string {
+export function costs(trials: readonly Trial[], note: Note | undefined, unit: string, style: Style, width: number): string {
   const dense = trials[0]!;
   const rows = trials.map(({ threshold, loss, cache, recalled }) => [
     threshold === 0 ? 'dense (τ 0)' : threshold > 1 ? 'window only' : `τ ${threshold}`,
@@ -65,9 +66,9 @@ export function costs(trials: readonly Trial[], note: Note | undefined, style: S
     bytes(cache.bytes),
     ...(note ? [answer(recalled!, note, style)] : []),
   ]);
-  const head = ['', 'loss per byte', 'change', 'kept', 'bytes held', ...(note ? ['recalled note'] : [])];
+  const head = ['', `loss per ${unit}`, 'change', 'kept', 'bytes held', ...(note ? ['recalled note'] : [])];
   const text =
-    'Loss is how badly the model predicts the bytes of the file, in nats: lower is better. ' +
+    `Loss is how badly the model predicts the ${unit}s of the file, in nats: lower is better. ` +
     'Kept is the share of the pairs that have left the window.' +
     (note ? ` The note "${note.name} = ${note.value}" stands in the first lines of the file; at its end the model is asked for the number.` : '');
   return `${indent(wrap(text, width - 4))}\n\n${table(style, head, rows)}`;

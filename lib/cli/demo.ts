@@ -47,13 +47,13 @@ async function demo(flags: Flags): Promise<void> {
     await show(`\n${heading('A language model reads a file and goes on writing it', style, width)}\n`);
     await show(`${opening(model, text, style)}`);
     const pruned = await run(flags.threshold ?? model.threshold, (piece) => show(continuation(piece, style)));
-    await show('\n\n');
+    await show(`${style.dim(' ...')}\n\n`);
     const dense = await run(0, async () => {});
     await show(`${heading('What the cache holds of it', style, width)}\n${explanation(pruned.cache, width)}\n\n${comparison(pruned, dense, style)}\n\n`);
     await show(`${heading('Which layers and heads keep how much', style, width)}\n${heatMap(pruned.cache.densities, style, width)}\n\n`);
     const note = findNote(text);
     const trials = await tryThresholds(model, text, note, interrupt, progress);
-    await show(`${heading('What dropping costs', style, width)}\n${costs(trials, note, style, width)}\n\n`);
+    await show(`${heading('What dropping costs', style, width)}\n${costs(trials, note, trials[0]!.tokens === Buffer.byteLength(text) ? 'byte' : 'token', style, width)}\n\n`);
     if (flags.json) await printJson({ model: flags.model, file: SAMPLE_FILE, pruned, dense, note, trials });
   } finally {
     progress.stop();

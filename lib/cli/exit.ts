@@ -18,9 +18,16 @@ SPKV_DEBUG=1 adds a stack trace to errors. NO_COLOR=1 turns colours off, FORCE_C
 export function report(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
   if (error instanceof Interrupted) return EXIT.interrupted;
-  process.stderr.write(`spkv: ${describeError(error)}\n`);
+  process.stderr.write(`spkv: ${withOptionNames(describeError(error))}\n`);
   if (process.env['SPKV_DEBUG'] && error instanceof Error) process.stderr.write(`${error.stack}\n`);
   return error instanceof SpkvError && error.code === 'INVALID_ARGUMENT' ? EXIT.usage : EXIT.failure;
+}
+
+/** Arguments of the library are options here. */
+function withOptionNames(message: string): string {
+  return message.replace(/ for (device|threads|cacheDtype|kvMemory|maxTokens|threshold|stop)\b/g, (_, name: string) => {
+    return ` for --${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+  });
 }
 
 /** `CODE: message` where there is a code. */

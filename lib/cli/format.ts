@@ -8,6 +8,10 @@ export function count(value: number): string {
   return Math.round(value).toLocaleString('en-US');
 }
 
+export function tokens(value: number): string {
+  return value === 1 ? '1 token' : `${count(value)} tokens`;
+}
+
 /** 512 B, 13.7 MiB: three digits, powers of 1,024. */
 export function bytes(value: number): string {
   if (value < 1024) return `${Math.round(value)} B`;
@@ -62,7 +66,7 @@ const RULES = {
   top: '', 'top-mid': '', 'top-left': '', 'top-right': '',
   bottom: '', 'bottom-mid': '', 'bottom-left': '', 'bottom-right': '',
   left: '', 'left-mid': '', right: '', 'right-mid': '',
-  mid: '─', 'mid-mid': '─', middle: '  ',
+  mid: '─', 'mid-mid': '──', middle: '  ',
 };
 
 /** A table with a rule below its head; the first column is flush left, numbers flush right. */

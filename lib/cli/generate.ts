@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import type { Generation, GenerationResult } from '../index.js';
 import { EXIT } from './exit.js';
-import { bytes, count, duration, percent, rate } from './format.js';
+import { bytes, count, duration, percent, rate, tokens } from './format.js';
 import { type Interrupt, onInterrupt } from './interrupt.js';
 import { closeModel, openModel, print, printJson } from './open.js';
 import {
@@ -77,7 +77,7 @@ export async function stream(
 export function summary({ usage, cache, finishReason }: GenerationResult): string {
   const { promptTokens, cachedTokens, completionTokens, prefillSeconds, decodeSeconds } = usage;
   const fresh = promptTokens - 1 - cachedTokens;
-  const read = fresh > 0 ? `read ${count(promptTokens)} tokens${speed(fresh, prefillSeconds)}` : `read ${count(promptTokens)} tokens`;
+  const read = fresh > 0 ? `read ${tokens(promptTokens)}${speed(fresh, prefillSeconds)}` : `read ${tokens(promptTokens)}`;
   const written = `wrote ${count(completionTokens)}${speed(completionTokens, decodeSeconds)}`;
   const why = finishReason === 'cancelled' ? ', interrupted' : finishReason === 'length' ? ', length limit' : '';
   return `[${read} · ${written}${why}]\n[${cacheLine(cache)}]`;
@@ -85,10 +85,10 @@ export function summary({ usage, cache, finishReason }: GenerationResult): strin
 
 export function cacheLine({ pairs, densePairs, bytes: held, denseBytes, threshold, length, window }: GenerationResult['cache']): string {
   const share = densePairs === 0 ? '' : ` (${percent(pairs / densePairs)})`;
-  const note = length <= window ? `; all ${count(length)} tokens are still in the window of ${window}` : '';
+  const note = length <= window ? `; ${length === 1 ? 'the token is' : `all ${tokens(length)} are`} still in the window of ${window}` : '';
   return `cache at τ ${threshold}: ${count(pairs)} of ${count(densePairs)} pairs held${share}, ${bytes(held)} against ${bytes(denseBytes)} dense${note}`;
 }
 
-function speed(tokens: number, seconds: number): string {
-  return ` in ${duration(seconds)} (${rate(tokens, seconds)})`;
+function speed(done: number, seconds: number): string {
+  return ` in ${duration(seconds)} (${rate(done, seconds)})`;
 }

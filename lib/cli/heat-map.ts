@@ -32,15 +32,15 @@ export function shade(share: number): string {
 export function heatMap(densities: readonly (readonly number[])[], style: Style, width: number): string {
   const heads = densities[0]?.length ?? 0;
   const label = Math.max('layer'.length, String(densities.length - 1).length);
-  const cell = cellWidth(heads, width - label - 2 - ' mean'.length - 2);
+  const cell = cellWidth(heads, width - label - '    mean  '.length);
   const head = Array.from({ length: heads }, (_, h) => center(cell >= 5 ? `head ${h}`.slice(cell >= 8 ? 0 : 5) : '', cell)).join('');
-  const lines = [style.dim(`  ${'layer'.padStart(label)}${cell >= 5 ? head : ` ${heads} heads`.padEnd(heads * cell)}  mean`)];
+  const lines = [style.dim(`  ${'layer'.padStart(label)} ${cell >= 5 ? head : ` ${heads} heads`.padEnd(heads * cell)}  mean`)];
   for (const [layer, shares] of densities.entries()) {
     const blocks = shares.map((share) => block(share, cell, style)).join('');
     const mean = shares.reduce((sum, share) => sum + share, 0) / shares.length;
-    lines.push(`  ${style.dim(String(layer).padStart(label))}${blocks}  ${percentage(mean).padStart(4)}`);
+    lines.push(`  ${style.dim(String(layer).padStart(label))} ${blocks}  ${percentage(mean).padStart(4)}`);
   }
-  lines.push('', `  ${''.padStart(label)}${legend(style)}`);
+  lines.push('', `  ${''.padStart(label)} ${legend(style)}`);
   return lines.join('\n');
 }
 
@@ -53,7 +53,7 @@ function cellWidth(heads: number, width: number): number {
 
 function block(share: number, width: number, style: Style): string {
   const text = width >= 5 ? percentage(share) : '';
-  if (style.hasBlocks) return style.block(center(text, width), heatColor(share));
+  if (style.hasBlocks) return style.block(center(text && text.padStart(4), width), heatColor(share));
   if (text === '') return shade(share).repeat(width);
   const bar = Math.max(1, width - 6);
   return center(`${shade(share).repeat(bar)}${text.padStart(4)}`, width);

@@ -17,7 +17,7 @@ function createProgram(): Command {
     .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'spkv: ')) })
     .showHelpAfterError('(--help lists what there is)')
     .exitOverride()
-    .addHelpText('after', `${examples('spkv demo', 'spkv generate "import os\\n\\ndef walk("', 'spkv inspect --sample')}\n${EXIT_HELP}`);
+    .addHelpText('after', `${examples('spkv demo', 'spkv generate "class Stack:" --temperature 0.5', 'spkv inspect --sample')}\n${EXIT_HELP}`);
   registerGenerate(program);
   registerChat(program);
   registerInspect(program);

@@ -1,5 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import type { GenerateOptions, ModelOptions } from '../index.js';
+import type { GenerateOptions, ModelOptions, SamplingOptions } from '../index.js';
+import { resolveSampling } from '../sampling-options.js';
 import { BUNDLED_MODEL } from './paths.js';
 
 /** Options of every command that loads a model. */
@@ -60,6 +61,17 @@ export function size(text: string): number {
   throw new InvalidArgumentError('Expected a size in bytes such as 512M or 2G.');
 }
 
+/** A parser of a sampling option, whose range the library knows. */
+function sampling(name: keyof SamplingOptions): (text: string) => number {
+  return (text) => {
+    try {
+      return resolveSampling({ [name]: numeric(text) })[name];
+    } catch (error) {
+      throw new InvalidArgumentError((error as Error).message.replace(/ for \w+ but received .*$/, '.'));
+    }
+  };
+}
+
 function numeric(text: string): number {
   return text.trim() === '' ? NaN : Number(text);
 }
@@ -93,14 +105,14 @@ export function addThresholdOption(command: Command): Command {
 
 export function addGenerationOptions(command: Command): Command {
   return addThresholdOption(command.option('-n, --max-tokens <count>', 'most tokens to write (default: 256)', whole(1)))
-    .option('--temperature <value>', '0 always takes the likeliest token (default: 0)', real(0))
-    .option('--top-k <count>', 'choose among this many tokens; 0 for all (default: 0)', whole(0))
-    .option('--top-p <share>', 'choose among the likeliest with this probability together (default: 1)', real(0, 1))
-    .option('--min-p <share>', 'leave out what is less likely than this share of the likeliest (default: 0)', real(0, 1))
-    .option('--repetition-penalty <factor>', 'divide the scores of tokens that were used (default: 1)', real(0))
-    .option('--frequency-penalty <value>', 'subtract for every use (default: 0)', real(-Infinity))
-    .option('--presence-penalty <value>', 'subtract once for any use (default: 0)', real(-Infinity))
-    .option('--seed <number>', 'makes sampling reproducible', whole(0))
+    .option('--temperature <value>', '0 always takes the likeliest token (default: 0)', sampling('temperature'))
+    .option('--top-k <count>', 'choose among this many tokens; 0 for all (default: 0)', sampling('topK'))
+    .option('--top-p <share>', 'choose among the likeliest with this probability together (default: 1)', sampling('topP'))
+    .option('--min-p <share>', 'leave out what is less likely than this share of the likeliest (default: 0)', sampling('minP'))
+    .option('--repetition-penalty <factor>', 'above 1 makes tokens that occurred, in the prompt too, less likely (default: 1)', sampling('repetitionPenalty'))
+    .option('--frequency-penalty <value>', 'lowers a token for every time it was written (default: 0)', sampling('frequencyPenalty'))
+    .option('--presence-penalty <value>', 'lowers a token once if it was written (default: 0)', sampling('presencePenalty'))
+    .option('--seed <number>', 'another seed draws other tokens (default: 0)', sampling('seed'))
     .option('--stop <text>', 'end before this text; repeatable', repeated);
 }
 
