@@ -67,7 +67,8 @@ Status check_finite(const InsertParams& params, Execution& execution) {
   if (worst == INT64_MAX) return Status();
   const char* const names[3] = {"key", "value", "utility"};
   return fail(Code::kNonFinite, "Layer %lld has a %s that is not a finite number%s",
-              static_cast<long long>(worst / 3), names[worst % 3], limit == kInfinity ? "" : " in bf16");
+              static_cast<long long>(worst / 3), names[worst % 3],
+              limit == kInfinity || worst % 3 == 2 ? "" : " in bf16");
 }
 
 // One list of one sequence: its new rows and where they go.

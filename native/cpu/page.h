@@ -40,8 +40,6 @@ SPKV_INLINE float widen_bf16(uint16_t h) {
   return x;
 }
 
-SPKV_INLINE void encode(float x, float* out) { *out = x; }
-SPKV_INLINE void encode(float x, uint16_t* out) { *out = round_to_bf16(x); }
 SPKV_INLINE float decode(float x) { return x; }
 SPKV_INLINE float decode(uint16_t x) { return widen_bf16(x); }
 
@@ -69,17 +67,46 @@ struct Page {
   }
 
   SPKV_INLINE void write(int64_t slot, const float* k, const float* v) const {
-    for (int64_t d = 0; d < dim; d++) encode(k[d], &key(slot, d));
-    for (int64_t d = 0; d < dim; d++) encode(v[d], &value(slot, d));
+    if constexpr (kPair == 1) {
+      for (int64_t d = 0; d < dim; d++) key(slot, d) = k[d];
+      memcpy(&value(slot, 0), v, static_cast<size_t>(dim) * sizeof(float));
+    } else {
+      // Whole words, which is faster: both components of a key at once, half of a word for a value.
+      for (int64_t d = 0; d < dim; d += 2)
+        put_word(&key(slot, d), round_to_bf16(k[d]) | static_cast<uint32_t>(round_to_bf16(k[d + 1])) << 16);
+      T* row = &value(slot / 2 * 2, 0);
+      int shift = slot % 2 * 16;
+      for (int64_t d = 0; d < dim; d++)
+        put_word(row + 2 * d, (get_word(row + 2 * d) & (0xffff0000u >> shift)) |
+                                  static_cast<uint32_t>(round_to_bf16(v[d])) << shift);
+    }
   }
   SPKV_INLINE void read(int64_t slot, float* k, float* v) const {
     for (int64_t d = 0; d < dim; d++) k[d] = decode(key(slot, d));
     for (int64_t d = 0; d < dim; d++) v[d] = decode(value(slot, d));
   }
   SPKV_INLINE void copy(int64_t slot, const Page& source, int64_t source_slot) const {
-    for (int64_t d = 0; d < dim; d++) key(slot, d) = source.key(source_slot, d);
-    for (int64_t d = 0; d < dim; d++) value(slot, d) = source.value(source_slot, d);
+    if constexpr (kPair == 1) {
+      for (int64_t d = 0; d < dim; d++) key(slot, d) = source.key(source_slot, d);
+      memcpy(&value(slot, 0), &source.value(source_slot, 0), static_cast<size_t>(dim) * sizeof(float));
+    } else {
+      for (int64_t d = 0; d < dim; d += 2) put_word(&key(slot, d), get_word(&source.key(source_slot, d)));
+      T* row = &value(slot / 2 * 2, 0);
+      const T* from = &source.value(source_slot / 2 * 2, 0);
+      int shift = slot % 2 * 16, source_shift = source_slot % 2 * 16;
+      for (int64_t d = 0; d < dim; d++)
+        put_word(row + 2 * d, (get_word(row + 2 * d) & (0xffff0000u >> shift)) |
+                                  (get_word(from + 2 * d) >> source_shift & 0xffffu) << shift);
+    }
   }
+
+ private:
+  static SPKV_INLINE uint32_t get_word(const T* p) {
+    uint32_t word;
+    memcpy(&word, p, 4);
+    return word;
+  }
+  static SPKV_INLINE void put_word(T* p, uint32_t word) { memcpy(p, &word, 4); }
 };
 
 }  // namespace cpu
