@@ -17,7 +17,7 @@ function pieces(tokenizer: Tokenizer, ids: readonly number[]): string[] {
 function expectExact(tokenizer: Tokenizer, ids: readonly number[]): void {
   const parts = pieces(tokenizer, ids);
   expect(parts.join('')).toBe(tokenizer.decode(ids));
-  for (const part of parts) expect(part.isWellFormed()).toBe(true);
+  expect(parts.find((part) => /\p{Surrogate}/u.test(part))).toBeUndefined(); // no half of a character
 }
 
 /** Random ids, half of them from the whole vocabulary and a little past it, half from `often`. */
@@ -56,8 +56,8 @@ const KINDS: [string, unknown, string[]][] = [
 describe.each(KINDS)('%s', (_, json, often) => {
   test('the pieces make the text of all tokens', async () => {
     const tokenizer = await make(json);
-    fc.assert(fc.property(someIds(tokenizer, often), (ids) => expectExact(tokenizer, ids)), { numRuns: 400 });
-    fc.assert(fc.property(someIds(tokenizer, often, 600), (ids) => expectExact(tokenizer, ids)), { numRuns: 20 });
+    fc.assert(fc.property(someIds(tokenizer, often), (ids) => expectExact(tokenizer, ids)), { numRuns: 200 });
+    fc.assert(fc.property(someIds(tokenizer, often, 600), (ids) => expectExact(tokenizer, ids)), { numRuns: 10 });
   });
 });
 
@@ -108,9 +108,9 @@ test('long texts of every kind stream in linear time', async () => {
   const kinds: [unknown, number][] = [[byteLevel(), 0x61], [sentencePiece(), 265], [wordPiece(), 2]];
   for (const [json, id] of kinds) {
     const tokenizer = await make(json);
-    const ids = Array.from({ length: 50_000 }, () => id);
+    const ids = Array.from({ length: 30_000 }, () => id);
     const start = performance.now();
-    expect(pieces(tokenizer, ids).join('').length).toBeGreaterThan(49_000);
+    expect(pieces(tokenizer, ids).join('').length).toBeGreaterThanOrEqual(30_000);
     expect(performance.now() - start).toBeLessThan(20_000);
   }
 });
@@ -126,7 +126,7 @@ describe('Utf8Stream', () => {
         const text = [...parts.map((part) => stream.push(part)), stream.flush()].join('');
         expect(text).toBe(new TextDecoder('utf-8', { ignoreBOM: !dropBom }).decode(Uint8Array.from(parts.flat())));
       }),
-      { numRuns: 5000 },
+      { numRuns: 3000 },
     );
   });
 
