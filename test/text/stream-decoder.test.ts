@@ -51,6 +51,7 @@ const KINDS: [string, unknown, string[]][] = [
   ['byte-level in a sequence', byteLevel({ decoder: { type: 'Sequence', decoders: [{ type: 'ByteLevel' }, { type: 'Fuse' }] } }), ['â', 'Ĥ', '¬']],
   ['word pieces', wordPiece(), ['the', '##s', '.', "n't"]],
   ['ends of words', endOfWord(), ['ca', 'cat</w>', 'a</w>']],
+  ['ends of words, fused', endOfWord({ decoder: { type: 'Fuse' } }), ['ca', 'cat</w>', 'a</w>']],
 ];
 
 describe.each(KINDS)('%s', (_, json, often) => {
@@ -91,7 +92,17 @@ test('invalid bytes come out as soon as they are certain', async () => {
   const tokenizer = (await loadTokenizer('models/code-6m-spkv'))!;
   expect(pieces(tokenizer, [0x80, 0xff, 0xc3, 0x41])).toEqual(['\ufffd', '\ufffd', '', '\ufffdA', '']);
   expect(pieces(tokenizer, [0xf0, 0x9f, 0x98])).toEqual(['', '', '', '\ufffd']);
+  expect(pieces(tokenizer, [0xc0, 0xf5])).toEqual(['\ufffd', '\ufffd', '']);
   expect(pieces(tokenizer, [0xed, 0xa0])).toEqual(['', '\ufffd\ufffd', '']);
+});
+
+test.each(KINDS.filter(([, , often]) => often === PIECES))('%s: byte order marks', async (_, json) => {
+  const tokenizer = await make(json);
+  const id = (token: string) => tokenizer.tokenId(token)!;
+  const mark = ['<0xEF>', '<0xBB>', '<0xBF>'].map(id);
+  for (const tokens of [['<0x20>', '<0x41>'], ['▁', '▁'], ['<0xEF>', '<0xBB>', '<0xBF>', 'on']]) {
+    for (const first of [[], [id('on')], [id('<0x20>')]]) expectExact(tokenizer, [...first, ...mark, ...tokens.map(id)]);
+  }
 });
 
 test('only the first token loses the space before it, and a new text begins after flush', async () => {
