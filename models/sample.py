@@ -1,11 +1,10 @@
-# note cedar-418 = 730519
-# note harbour-207 = 264083
 """River gauges: read raw measurements, correct them, and decide when to warn.
 
 A gauge reports the water level once a minute as a line of text.  Readings are
 corrected, smoothed, and compared with the levels of their station.
 """
 
+# note cedar-418 = 730519
 import csv
 import math
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ ALARM_LEVEL = 3.40
 MISSING_VALUE = -9999
 
 
+# note harbour-207 = 264083
 class GaugeError(Exception):
     """Raised when a reading cannot be used."""
 
@@ -33,6 +33,7 @@ class Reading:
     corrected: bool = False
 
 
+# note willow-935 = 518726
 @dataclass
 class Station:
     """A gauge and the readings that it has sent."""
@@ -54,6 +55,7 @@ class Station:
         return sum(reading.level for reading in recent) / len(recent)
 
 
+# note ember-561 = 097342
 def parse_line(line):
     """Parse a line such as ``upper-mill;481;2310`` into a reading."""
     station, minute, value = line.strip().split(";")
@@ -64,6 +66,7 @@ def parse_line(line):
     return Reading(station, int(minute), level)
 
 
+# note lantern-784 = 645190
 def correct(reading, previous):
     """Limit the rise between two readings to what water can do."""
     if previous is None:

@@ -36,15 +36,15 @@ function applyCodes(style, codes) {
 function runs(line, style) {
   const result = [];
   let column = 0;
-  for (const part of line.split(/(\x1b\[[\d;]*m)/)) {
-    if (part.startsWith('\x1b')) {
-      style = applyCodes(style, part.slice(2, -1).split(';').map(Number));
-    } else if (part !== '') {
-      const last = result.at(-1);
-      if (last && JSON.stringify(last.style) === JSON.stringify(style)) last.text += part;
-      else result.push({ text: part, style, column });
-      column += [...part].length;
-    }
+  for (const [index, part] of line.split('\x1b[').entries()) {
+    const end = index === 0 ? -1 : part.indexOf('m');
+    if (end >= 0) style = applyCodes(style, part.slice(0, end).split(';').map(Number));
+    const text = part.slice(end + 1);
+    if (text === '') continue;
+    const last = result.at(-1);
+    if (last && JSON.stringify(last.style) === JSON.stringify(style)) last.text += text;
+    else result.push({ text, style, column });
+    column += [...text].length;
   }
   return { result, style, column };
 }

@@ -1,5 +1,5 @@
 import type { CacheReport, GenerationResult, TextModel } from '../index.js';
-import { bytes, change, count, indent, percent, rate, table, wrap } from './format.js';
+import { bytes, change, count, indent, percent, rate, table, tokens, wrap } from './format.js';
 import { SAMPLE_FILE, shortPath } from './paths.js';
 import type { Note, Trial } from './recall.js';
 import type { Style } from './terminal.js';
@@ -11,10 +11,15 @@ export function heading(text: string, style: Style, width: number): string {
   return `${style.bold(text)} ${style.dim('─'.repeat(Math.max(0, width - text.length - 1)))}\n`;
 }
 
+/** What a token is: a byte, or whatever else the tokenizer makes of text. */
+export function tokenUnit(model: TextModel, text: string): string {
+  const ids = model.tokenizer?.encode(text, { addSpecialTokens: false });
+  return ids?.length === Buffer.byteLength(text) ? 'byte' : 'token';
+}
+
 /** What is read, and its last lines, at whose end the model goes on. */
-export function opening(model: TextModel, text: string, style: Style): string {
-  const [size, tokens] = [Buffer.byteLength(text), model.encode(text).length];
-  const about = `${shortPath(SAMPLE_FILE)}: ${count(size)} bytes, ${size === tokens ? 'each of them a token' : `${count(tokens)} tokens`} · ${model.device.name}, ${model.device.description}`;
+export function opening(model: TextModel, text: string, unit: string, style: Style): string {
+  const about = `${shortPath(SAMPLE_FILE)}: ${count(Buffer.byteLength(text))} bytes, ${unit === 'byte' ? 'each of them a token' : tokens(model.encode(text).length)} · ${model.device.name}, ${model.device.description}`;
   const tail = text.split('\n').slice(-SHOWN_LINES);
   return `${indent(about)}\n\n${tail.map((line) => `  ${style.dim(line)}`).join('\n')}`;
 }
@@ -55,8 +60,8 @@ function faster(seconds: number, denseSeconds: number): string {
   return `${(denseSeconds / seconds).toFixed(2)} ×`;
 }
 
-/** Loss, density, bytes, and whether the note is still known, per threshold. */
-export function costs(trials: readonly Trial[], note: Note | undefined, unit: string, style: Style, width: number): string {
+/** Loss, density, bytes, and how many notes are still known, per threshold. */
+export function costs(trials: readonly Trial[], notes: readonly Note[], unit: string, style: Style, width: number): string {
   const dense = trials[0]!;
   const rows = trials.map(({ threshold, loss, cache, recalled }) => [
     threshold === 0 ? 'dense (τ 0)' : threshold > 1 ? 'window only' : `τ ${threshold}`,
@@ -64,17 +69,19 @@ export function costs(trials: readonly Trial[], note: Note | undefined, unit: st
     threshold === 0 ? '' : change(loss, dense.loss),
     percent(cache.density),
     bytes(cache.bytes),
-    ...(note ? [answer(recalled!, note, style)] : []),
+    known(recalled, notes, style),
   ]);
-  const head = ['', `loss per ${unit}`, 'change', 'kept', 'bytes held', ...(note ? ['recalled note'] : [])];
+  const [{ name, value }] = notes as [Note];
   const text =
     `Loss is how badly the model predicts the ${unit}s of the file, in nats: lower is better. ` +
-    'Kept is the share of the pairs that have left the window.' +
-    (note ? ` The note "${note.name} = ${note.value}" stands in the first lines of the file; at its end the model is asked for the number.` : '');
+    'Kept is the share of the pairs that have left the window. ' +
+    `Notes: ${notes.length} lines such as "note ${name} = ${value}" are hidden in the file; at its end the model is asked for their numbers.`;
+  const head = ['', `loss per ${unit}`, 'change', 'kept', 'bytes held', 'notes recalled'];
   return `${indent(wrap(text, width - 4))}\n\n${table(style, head, rows)}`;
 }
 
-function answer(recalled: string, { value }: Note, style: Style): string {
-  const shown = recalled.replace(/[^\x20-\x7e]/g, '·');
-  return recalled === value ? style.good(`${shown} ✓`) : style.bad(`${shown} ✗`);
+function known(recalled: readonly string[], notes: readonly Note[], style: Style): string {
+  const right = notes.filter(({ value }, i) => recalled[i] === value).length;
+  const text = `${right} of ${notes.length}`;
+  return right === notes.length ? style.good(text) : right === 0 ? style.bad(text) : text;
 }

@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { type GenerateOptions, type GenerationResult, type TextModel, WINDOW_ONLY } from '../index.js';
-import { comparison, continuation, costs, explanation, heading, opening } from './demo-report.js';
+import { comparison, continuation, costs, explanation, heading, opening, tokenUnit } from './demo-report.js';
 import { stream } from './generate.js';
 import { heatMap } from './heat-map.js';
 import { type Interrupt, Interrupted, onInterrupt } from './interrupt.js';
@@ -9,7 +9,7 @@ import { addModelOptions, addOutputOptions, addThresholdOption, examples, type M
 import { SAMPLE_FILE } from './paths.js';
 import { Progress } from './progress.js';
 import { readTextFile } from './prompt.js';
-import { findNote, type Note, type Trial, trial } from './recall.js';
+import { findNotes, type Note, type Trial, trial } from './recall.js';
 import { colorDepth, columns, Style } from './terminal.js';
 
 interface Flags extends ModelFlags, OutputFlags {
@@ -42,19 +42,20 @@ async function demo(flags: Flags): Promise<void> {
   using progress = new Progress(!flags.quiet && !flags.json);
   const model = await openModel(flags, progress, interrupt.signal);
   try {
+    const unit = tokenUnit(model, text);
     const run = (threshold: number, onPiece: (piece: string) => Promise<void>) =>
       continueText(model, text, { threshold, maxTokens: flags.maxTokens }, interrupt, progress, onPiece);
     await show(`\n${heading('A language model reads a file and goes on writing it', style, width)}\n`);
-    await show(`${opening(model, text, style)}`);
+    await show(`${opening(model, text, unit, style)}`);
     const pruned = await run(flags.threshold ?? model.threshold, (piece) => show(continuation(piece, style)));
     await show(`${style.dim(' ...')}\n\n`);
     const dense = await run(0, async () => {});
     await show(`${heading('What the cache holds of it', style, width)}\n${explanation(pruned.cache, width)}\n\n${comparison(pruned, dense, style)}\n\n`);
     await show(`${heading('Which layers and heads keep how much', style, width)}\n${heatMap(pruned.cache.densities, style, width)}\n\n`);
-    const note = findNote(text);
-    const trials = await tryThresholds(model, text, note, interrupt, progress);
-    await show(`${heading('What dropping costs', style, width)}\n${costs(trials, note, trials[0]!.tokens === Buffer.byteLength(text) ? 'byte' : 'token', style, width)}\n\n`);
-    if (flags.json) await printJson({ model: flags.model, file: SAMPLE_FILE, pruned, dense, note, trials });
+    const notes = findNotes(text);
+    const trials = await tryThresholds(model, text, notes, interrupt, progress);
+    await show(`${heading('What dropping costs', style, width)}\n${costs(trials, notes, unit, style, width)}\n\n`);
+    if (flags.json) await printJson({ model: flags.model, file: SAMPLE_FILE, pruned, dense, notes, trials });
   } finally {
     progress.stop();
     closeModel(model);
@@ -78,11 +79,11 @@ async function continueText(
 }
 
 async function tryThresholds(
-  model: TextModel, text: string, note: Note | undefined, interrupt: Interrupt, progress: Progress,
+  model: TextModel, text: string, notes: readonly Note[], interrupt: Interrupt, progress: Progress,
 ): Promise<Trial[]> {
   const trials: Trial[] = [];
   for (const threshold of THRESHOLDS) {
-    trials.push(await trial(model, text, note, threshold, interrupt.signal));
+    trials.push(await trial(model, text, notes, threshold, interrupt.signal));
     progress.update('Reading at five thresholds', trials.length, THRESHOLDS.length);
   }
   return trials;
