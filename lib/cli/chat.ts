@@ -86,20 +86,22 @@ class Chat {
     };
     process.on('SIGINT', idle);
     this.#note(`${HELP}\n`);
+    let open = true;
     lines.setPrompt(this.#style.accent('> '));
     try {
       this.#prompt(lines);
       for await (const line of lines) {
         process.off('SIGINT', idle);
-        const go = await this.#turn(line.trim());
+        open = await this.#turn(line.trim());
         process.on('SIGINT', idle);
         interrupts = 0;
-        if (!go) break;
+        if (!open) break;
         this.#prompt(lines);
       }
     } finally {
       process.off('SIGINT', idle);
       lines.close();
+      if (open && this.#interactive) process.stderr.write('\n'); // below the prompt that stands there
       await this.#session.dispose();
     }
   }

@@ -17,14 +17,18 @@ export function tokenUnit(model: TextModel, text: string): string {
   return ids?.length === Buffer.byteLength(text) ? 'byte' : 'token';
 }
 
-/** What is read, and its last lines, at whose end the model goes on. */
-export function opening(model: TextModel, text: string, unit: string, style: Style): string {
+/** What is read, and on what. */
+export function opening(model: TextModel, text: string, unit: string): string {
   const about = `${shortPath(SAMPLE_FILE)}: ${count(Buffer.byteLength(text))} bytes, ${unit === 'byte' ? 'each of them a token' : tokens(model.encode(text).length)} · ${model.device.name}, ${model.device.description}`;
-  const tail = text.split('\n').slice(-SHOWN_LINES);
-  return `${indent(about)}\n\n${tail.map((line) => `  ${style.dim(line)}`).join('\n')}`;
+  return indent(about);
 }
 
-/** A piece of generated text, in the column of {@link opening}. */
+/** The last lines of the text, at whose end the model goes on. */
+export function lastLines(text: string, style: Style): string {
+  return text.split('\n').slice(-SHOWN_LINES).map((line) => `  ${style.dim(line)}`).join('\n');
+}
+
+/** A piece of generated text, in the column of {@link lastLines}. */
 export function continuation(piece: string, style: Style): string {
   return piece.split('\n').map((line) => (line === '' ? '' : style.accent(line))).join('\n  ');
 }

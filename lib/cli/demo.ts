@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { type GenerateOptions, type GenerationResult, type TextModel, WINDOW_ONLY } from '../index.js';
-import { comparison, continuation, costs, explanation, heading, opening, tokenUnit } from './demo-report.js';
+import { comparison, continuation, costs, explanation, heading, lastLines, opening, tokenUnit } from './demo-report.js';
 import { stream } from './generate.js';
 import { heatMap } from './heat-map.js';
 import { type Interrupt, Interrupted, onInterrupt } from './interrupt.js';
@@ -46,8 +46,13 @@ async function demo(flags: Flags): Promise<void> {
     const run = (threshold: number, onPiece: (piece: string) => Promise<void>) =>
       continueText(model, text, { threshold, maxTokens: flags.maxTokens }, interrupt, progress, onPiece);
     await show(`\n${heading('A language model reads a file and goes on writing it', style, width)}\n`);
-    await show(`${opening(model, text, unit, style)}`);
-    const pruned = await run(flags.threshold ?? model.threshold, (piece) => show(continuation(piece, style)));
+    await show(`${opening(model, text, unit)}\n\n`);
+    // Not before the first piece: the progress bar needs a line of its own.
+    let before = lastLines(text, style);
+    const pruned = await run(flags.threshold ?? model.threshold, async (piece) => {
+      await show(before + continuation(piece, style));
+      before = '';
+    });
     await show(`${style.dim(' ...')}\n\n`);
     const dense = await run(0, async () => {});
     await show(`${heading('What the cache holds of it', style, width)}\n${explanation(pruned.cache, width)}\n\n${comparison(pruned, dense, style)}\n\n`);

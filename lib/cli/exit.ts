@@ -34,7 +34,8 @@ function withOptionNames(message: string): string {
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const { code } = error as { code?: unknown };
-  return typeof code === 'string' && !error.message.startsWith(code) ? `${code}: ${error.message}` : error.message;
+  const hint = code === 'POOL_EXHAUSTED' ? '; --kv-memory gives the cache more room' : '';
+  return typeof code === 'string' && !error.message.startsWith(code) ? `${code}: ${error.message}${hint}` : error.message;
 }
 
 /** Whoever reads the output may leave early (`spkv generate ... | head`); that is no failure. */

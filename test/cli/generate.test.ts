@@ -57,6 +57,7 @@ describe('refuses', () => {
     ['too little memory', ['x', '--kv-memory', '1k'], 2, 'INVALID_ARGUMENT', '524288 bytes for --kv-memory'],
     ['no prompt', [], 2, 'the prompt is empty'],
     ['an id outside the vocabulary', ['320', '--ids'], 1, 'OUT_OF_RANGE', '0 to 319'],
+    ['a prompt that the cache cannot hold', ['a'.repeat(1500), '--kv-memory', '1M', '--threshold', '0'], 1, 'POOL_EXHAUSTED', '--kv-memory gives'],
     ['a missing model', ['x', '--model', 'no-such-model'], 1, 'FILE', 'no-such-model'],
     ['a missing prompt file', ['--file', 'no-such-file.txt'], 1, 'FILE', 'no-such-file.txt'],
     ['a device that is not there', ['x', '--device', 'cuda'], 1, 'DEVICE', 'cuda'],
