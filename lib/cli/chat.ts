@@ -6,7 +6,7 @@ import { describeError, EXIT } from './exit.js';
 import { count, tokens } from './format.js';
 import { cacheLine, stream, summary } from './generate.js';
 import { type Interrupt, onInterrupt } from './interrupt.js';
-import { closeModel, openModel, print, printJson } from './open.js';
+import { openModel, print, printJson } from './open.js';
 import {
   addGenerationOptions, addModelOptions, addOutputOptions, examples, type GenerationFlags, generateOptions,
   type ModelFlags, type OutputFlags,
@@ -48,7 +48,7 @@ async function chat(flags: Flags): Promise<void> {
     loading[Symbol.dispose]();
     await new Chat(model, flags, progress).run();
   } finally {
-    closeModel(model);
+    model.dispose();
   }
 }
 

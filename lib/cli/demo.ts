@@ -4,7 +4,7 @@ import { comparison, continuation, costs, explanation, heading, lastLines, openi
 import { stream } from './generate.js';
 import { heatMap } from './heat-map.js';
 import { type Interrupt, Interrupted, onInterrupt } from './interrupt.js';
-import { closeModel, openModel, print, printJson } from './open.js';
+import { openModel, print, printJson } from './open.js';
 import { addModelOptions, addOutputOptions, addThresholdOption, examples, type ModelFlags, type OutputFlags, whole } from './options.js';
 import { SAMPLE_FILE } from './paths.js';
 import { Progress } from './progress.js';
@@ -63,7 +63,7 @@ async function demo(flags: Flags): Promise<void> {
     if (flags.json) await printJson({ model: flags.model, file: SAMPLE_FILE, pruned, dense, notes, trials });
   } finally {
     progress.stop();
-    closeModel(model);
+    model.dispose();
   }
 }
 

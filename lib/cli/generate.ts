@@ -3,7 +3,7 @@ import type { Generation, GenerationResult } from '../index.js';
 import { EXIT } from './exit.js';
 import { bytes, count, duration, percent, rate, tokens } from './format.js';
 import { type Interrupt, onInterrupt } from './interrupt.js';
-import { closeModel, openModel, print, printJson } from './open.js';
+import { openModel, print, printJson } from './open.js';
 import {
   addGenerationOptions, addModelOptions, addOutputOptions, examples, type GenerationFlags, generateOptions,
   type ModelFlags, type OutputFlags,
@@ -57,7 +57,7 @@ async function generate(argument: string | undefined, flags: Flags, command: Com
     }
     if (interrupt.requested) process.exitCode = EXIT.interrupted;
   } finally {
-    closeModel(model);
+    model.dispose();
   }
 }
 

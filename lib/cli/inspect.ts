@@ -5,7 +5,7 @@ import { describeConfig, memory, type Memory, prunedBytes, tensorGroups } from '
 import { amount, bytes, count, duration, fields, indent, percent, rate, table, wrap } from './format.js';
 import { heatMap } from './heat-map.js';
 import { onInterrupt } from './interrupt.js';
-import { closeModel, openModel, print, printJson } from './open.js';
+import { openModel, print, printJson } from './open.js';
 import { addModelOptions, addOutputOptions, addThresholdOption, examples, type ModelFlags, type OutputFlags } from './options.js';
 import { SAMPLE_FILE, shortPath } from './paths.js';
 import { Progress } from './progress.js';
@@ -77,7 +77,7 @@ async function measure(file: string, flags: Flags, command: Command): Promise<Me
     return { ...evaluation, file, fileTokens: all.length };
   } finally {
     progress.stop();
-    closeModel(model);
+    model.dispose();
   }
 }
 

@@ -19,11 +19,6 @@ export async function openModel(flags: ModelFlags & OutputFlags, progress: Progr
   }
 }
 
-export function closeModel(model: TextModel): void {
-  model.dispose();
-  model.device.dispose();
-}
-
 /** Writes to stdout, no faster than its reader takes it. */
 export async function print(text: string): Promise<void> {
   if (!process.stdout.write(text)) await new Promise((resolve) => process.stdout.once('drain', resolve));

@@ -86,6 +86,7 @@ export class Model implements Disposable {
   readonly chunk: number;
   /** @internal */
   readonly network: Network;
+  readonly #ownsDevice: boolean;
   #memory: ActivationMemory | undefined;
 
   /** @internal Use loadModel. */
@@ -94,6 +95,7 @@ export class Model implements Disposable {
     this.checkpoint = checkpoint;
     this.config = config;
     this.device = device;
+    this.#ownsDevice = given.device !== device;
     this.dense = weights.dense;
     this.chunk = integer(given.chunk ?? DEFAULT_CHUNK, 'chunk', 1, 1 << 16);
     this.network = { config, weights, inverseFrequencies: device.from(inverseFrequencies(config)) };
@@ -302,11 +304,12 @@ export class Model implements Disposable {
     return this.device.createCache({ layers, kvHeads, headDim, window, slack, dtype, capacityPages });
   }
 
-  /** Frees the cache and lets go of the weights. */
+  /** Frees the cache, lets go of the weights, and closes the device unless it was given. */
   dispose(): void {
     this.#memory?.dispose();
     this.#memory = undefined;
     this.cache.dispose();
+    if (this.#ownsDevice) this.device.dispose();
   }
 
   [Symbol.dispose](): void {
