@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { bf16ToFloats, floatsToBf16, liveAllocations, SpkvError, Tensor } from '../lib/ops.js';
 import * as ops from '../lib/ops.js';
-import { testDevice } from './support/device.js';
+import { collectGarbage, testDevice } from './support/device.js';
 
 const device = testDevice();
 
@@ -46,6 +46,7 @@ test('bf16 rounds to nearest even and comes back', async () => {
 
 test('memory is accounted and freed, by dispose and by using', async () => {
   await device.synchronize();
+  await collectGarbage();
   const before = liveAllocations();
   const tensor = device.tensor('f32', [1000]);
   const view = tensor.at === undefined ? tensor : tensor.slice(0, 0, 10);

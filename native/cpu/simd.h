@@ -90,10 +90,11 @@ inline __attribute__((always_inline)) float max_lane(vf v) {
   return s[0];
 }
 
-// e^x to about 1 ulp: 2^n * p(r) with x = (n + r) ln 2, |r| <= 1/2. Below -87.3 it gives 0, above 88.7 infinity;
-// NaN gives NaN.
+// e^x to about 1 ulp: 2^n * p(r) with x = (n + r) ln 2, |r| <= 1/2. Below -87.3 it gives 0, above 88.7
+// infinity; NaN gives NaN.
 inline __attribute__((always_inline)) vf exp(vf x) {
-  const vf log2e = splat(1.44269504088896341f), ln2_high = splat(0.693359375f), ln2_low = splat(-2.12194440e-4f);
+  const vf log2e = splat(1.44269504088896341f), ln2_high = splat(0.693359375f),
+           ln2_low = splat(-2.12194440e-4f);
   const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   vf clamped = minimum(maximum(x, splat(-104.0f)), splat(89.0f));
   vf t = clamped * log2e + magic;

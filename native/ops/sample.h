@@ -6,13 +6,15 @@
 //      `frequency` times its count in the output, and `presence` if that count is not 0, are subtracted;
 //   2. temperature 0: the largest logit, the lowest id among equals. Otherwise logits / temperature;
 //   3. top-k: only the k largest (0: all);
-//   4. top-p: of these, in falling order, the shortest run whose probability reaches p, at least one (1: all);
+//   4. top-p: of these, in falling order, the shortest run whose probability reaches p, at least one (1:
+//   all);
 //   5. min-p: of these, those with at least min-p times the probability of the largest (0: all);
 //   6. one draw from the softmax of what is left, by inverse transform in falling order (ties by id), with a
 //      uniform number that is a function of (seed, position) alone: the same seed gives the same text
 //      whatever else is in the batch.
 // The chosen token is added to the history. A logit that is not finite is kNonFinite; a setting outside its
-// range, or penalties without a history, are kInvalidArgument. A step that fails leaves the history as it was.
+// range, or penalties without a history, are kInvalidArgument. A step that fails leaves the history as it
+// was.
 #pragma once
 
 #include "core/stream.h"

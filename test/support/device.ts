@@ -1,4 +1,5 @@
-import { type Device, type DeviceOptions, openDevice } from '../../lib/ops.js';
+import { setImmediate as turn } from 'node:timers/promises';
+import { type Device, type DeviceOptions, liveAllocations, openDevice } from '../../lib/ops.js';
 
 /** The device that the operation tests run on: SPKV_TEST_DEVICE, the CPU unless told otherwise. */
 export function testDevice(options?: DeviceOptions): Device {
@@ -38,3 +39,14 @@ export function maxDifference(a: ArrayLike<number>, b: ArrayLike<number>): numbe
 }
 
 export const NAN_F32 = (count: number): Float32Array => new Float32Array(count).fill(NaN);
+
+/** Frees what earlier tests have left to the garbage collector, so that live allocations can be counted. */
+export async function collectGarbage(): Promise<void> {
+  for (let quiet = 0, last = -1; quiet < 3; quiet++) {
+    globalThis.gc!();
+    await turn();
+    const { bytes } = liveAllocations();
+    if (bytes !== last) quiet = 0;
+    last = bytes;
+  }
+}
