@@ -1,5 +1,5 @@
 import { show } from '../json.js';
-import { Fields } from './fields.js';
+import type { Fields } from './fields.js';
 
 /** How the frequencies of rotary position embedding are changed to reach beyond the length trained on. */
 export type RopeScaling =

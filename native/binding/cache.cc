@@ -87,7 +87,9 @@ Napi::Value create_cache(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value dispose_cache(const Napi::CallbackInfo& info) {
-  unwrap<CacheHandle>(info.Env(), info[0], "cache").cache.reset();
+  CacheHandle& handle = unwrap<CacheHandle>(info.Env(), info[0], "cache");
+  handle.cache.reset();
+  handle.state.reset();
   return info.Env().Undefined();
 }
 

@@ -67,20 +67,28 @@ Napi::Value Completions::request(Napi::Env env, const std::shared_ptr<DeviceStat
   return promise;
 }
 
+void Completions::resolve(Napi::Env env, Pending& pending) {
+  try {
+    pending.deferred.Resolve(pending.result(env));
+  } catch (const Napi::Error& error) {
+    pending.deferred.Reject(error.Value());
+  }
+}
+
 void Completions::settle(Napi::Env env, Completions* self, Pending* raw) {
   std::unique_ptr<Pending> pending(raw);
   if (static_cast<napi_env>(env) == nullptr) return;
   Napi::HandleScope scope(env);
   if (--self->waiting_ == 0) napi_unref_threadsafe_function(env, self->function_);
   if (pending->failure != 0) pending->state->device->stream().acknowledge(pending->failure);
-  if (!pending->status.ok()) {
-    pending->deferred.Reject(make_error(env, pending->status.code, pending->status.message));
-    return;
-  }
+  // When a worker is terminated, JavaScript can no longer be called: then nobody is left to be told.
   try {
-    pending->deferred.Resolve(pending->result(env));
-  } catch (const Napi::Error& error) {
-    pending->deferred.Reject(error.Value());
+    if (pending->status.ok()) {
+      resolve(env, *pending);
+    } else {
+      pending->deferred.Reject(make_error(env, pending->status.code, pending->status.message));
+    }
+  } catch (const Napi::Error&) {
   }
 }
 

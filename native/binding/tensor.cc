@@ -287,6 +287,7 @@ Napi::Value dispose_tensor(const Napi::CallbackInfo& info) {
   handle.storage.reset();
   if (handle.charged) Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -handle.charged);
   handle.charged = 0;
+  handle.state.reset();  // a device that was let go of ends with its last tensor
   return info.Env().Undefined();
 }
 

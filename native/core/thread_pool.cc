@@ -18,6 +18,11 @@ namespace spkv {
 namespace {
 
 constexpr uint64_t kIndexMask = (uint64_t{1} << 24) - 1;
+
+uint64_t job_of(uint64_t ticket) { return ticket >> 48; }
+uint64_t items_of(uint64_t ticket) { return (ticket >> 24) & kIndexMask; }
+uint64_t next_of(uint64_t ticket) { return ticket & kIndexMask; }
+
 constexpr int kSpins = 400;
 // Long enough to bridge the gap between two decode steps, short enough not to be seen in an idle process.
 constexpr auto kAwake = std::chrono::microseconds(300);
@@ -106,7 +111,7 @@ void ThreadPool::run(int64_t items, Body body, void* context) {
   body_ = body;
   context_ = context;
   done_.store(0, std::memory_order_relaxed);
-  uint64_t job = (ticket_.load(std::memory_order_relaxed) >> 48) + 1;
+  uint64_t job = job_of(ticket_.load(std::memory_order_relaxed)) + 1;
   // Sequentially consistent, as is the helpers' announcement that they sleep: one of the two sees the other.
   ticket_.store((job << 48) | (static_cast<uint64_t>(items) << 24));
   if (sleeping_.load() > 0) {
@@ -126,10 +131,10 @@ void ThreadPool::run(int64_t items, Body body, void* context) {
 
 bool ThreadPool::take_and_run(int thread) {
   uint64_t seen = ticket_.load(std::memory_order_acquire);
-  if ((seen & kIndexMask) >= ((seen >> 24) & kIndexMask)) return false;
+  if (next_of(seen) >= items_of(seen)) return false;
   uint64_t mine = ticket_.fetch_add(1, std::memory_order_acq_rel);
-  uint64_t item = mine & kIndexMask;
-  if (item >= ((mine >> 24) & kIndexMask)) return false;
+  uint64_t item = next_of(mine);
+  if (item >= items_of(mine)) return false;
   // An item that is not done keeps its job alive, so body_ and context_ are those of this very job.
   body_(context_, static_cast<int64_t>(item), thread);
   done_.fetch_add(1, std::memory_order_release);
@@ -153,12 +158,12 @@ void ThreadPool::help(int thread) {
       std::this_thread::yield();
       continue;
     }
+    const uint64_t last = ticket_.load();
+    if (next_of(last) < items_of(last)) continue;
     std::unique_lock<std::mutex> lock(mutex_);
     sleeping_.fetch_add(1);
-    wake_.wait(lock, [this] {
-      uint64_t seen = ticket_.load();
-      return stop_.load() || (seen & kIndexMask) < ((seen >> 24) & kIndexMask);
-    });
+    // Wakes for a job even when the others have finished it by then: the next one is near.
+    wake_.wait(lock, [this, last] { return stop_.load() || job_of(ticket_.load()) != job_of(last); });
     sleeping_.fetch_sub(1);
     spins = -1;
   }

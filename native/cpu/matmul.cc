@@ -136,15 +136,17 @@ static int64_t pieces(int64_t rows, int64_t columns, int64_t depth, int64_t thre
 Status matmul(const MatmulParams& params, Execution& execution) {
   const int64_t rows = params.out.shape[0], columns = params.out.shape[1], depth = params.x.shape[1];
   if (rows == 0 || columns == 0) return Status();
-  // Row blocks of about equal height, in whole tiles, times ranges of columns, in whole or half panels.
   const int64_t threads = execution.pool->threads();
-  const int64_t height = divide_up(divide_up(rows, divide_up(rows, kBlockRows)), 6) * 6;
-  const int64_t row_blocks = divide_up(rows, height);
+  const int64_t wanted = pieces(rows, columns, depth, threads);
   const int64_t panels = divide_up(columns, kPanelColumns);
+  // Row blocks of about equal height, in whole tiles, times ranges of columns, in whole or half panels.
+  int64_t height = kBlockRows;
+  while (height > 24 && divide_up(rows, height) * panels < wanted) height /= 2;
+  height = divide_up(divide_up(rows, divide_up(rows, height)), 6) * 6;
+  const int64_t row_blocks = divide_up(rows, height);
   const int64_t unit = panels < 8 * threads ? kPanelColumns / 2 : kPanelColumns;
   const int64_t units = divide_up(columns, unit);
-  const int64_t ranges = smaller(divide_up(pieces(rows, columns, depth, threads), row_blocks),
-                                 larger(panels, smaller(units, threads)));
+  const int64_t ranges = smaller(divide_up(wanted, row_blocks), larger(panels, smaller(units, threads)));
   parallel(execution, row_blocks * ranges, [&](int64_t item, int) {
     const int64_t row = item % row_blocks * height, range = item / row_blocks;
     const int64_t end = units * (range + 1) / ranges * unit;

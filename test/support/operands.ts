@@ -1,7 +1,7 @@
 // Operands for the operation tests: strided, surrounded by NaN, and checked against loops in float64.
 import fc from 'fast-check';
 import {
-  bf16ToFloats, type Device, type DType, floatsToBf16, openDevice, SpkvError, Tensor, type TensorData,
+  bf16ToFloats, type Device, type DType, floatsToBf16, openDevice, SpkvError, type Tensor, type TensorData,
 } from '../../lib/ops.js';
 import { testDevice } from './device.js';
 

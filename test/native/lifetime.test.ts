@@ -1,0 +1,103 @@
+// Beginnings and ends: threads, processes, garbage, leaks. Each scenario is a process of its own, since its crash is
+// what the test is about; see test/support/scenarios.ts.
+import { spawn } from 'node:child_process';
+
+const MIB = 2 ** 20;
+const LIMIT_MS = 120_000;
+const NONE = { tensors: 0, bytes: 0, caches: 0 };
+
+interface Outcome {
+  code: number | null;
+  signal: string | null;
+  errors: string;
+  /** The line of JSON that the scenario printed. */
+  result: unknown;
+  /** Milliseconds since the epoch. */
+  ended: number;
+}
+
+/** Runs a scenario in a process of its own, with no more of its environment than the tests have themselves. */
+function run(scenario: string): Promise<Outcome> {
+  const child = spawn(process.execPath, ['--expose-gc', '--import', 'tsx', 'test/support/scenarios.ts', scenario], {
+    env: { ...process.env, NODE_OPTIONS: '' },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: LIMIT_MS,
+  });
+  let [output, errors] = ['', ''];
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (output += text));
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (errors += text));
+  return new Promise((resolve) => {
+    child.on('close', (code, signal) =>
+      resolve({ code, signal, errors, result: output ? (JSON.parse(output) as unknown) : undefined, ended: Date.now() }),
+    );
+  });
+}
+
+async function succeed<T>(scenario: string): Promise<{ result: T; ended: number }> {
+  const { code, signal, errors, result, ended } = await run(scenario);
+  expect({ code, signal, errors }).toEqual({ code: 0, signal: null, errors: '' });
+  return { result: result as T, ended };
+}
+
+describe('threads', () => {
+  test('two workers and the main thread compute at once, and the same', async () => {
+    const { result } = await succeed('threads');
+    expect(result).toEqual({ same: true, workers: 2 });
+  }, LIMIT_MS);
+
+  test('ten workers terminated in the middle of their work leave the process well and nothing behind', async () => {
+    const { result } = await succeed('terminate');
+    expect(result).toEqual({ works: true, live: NONE, moreThreads: 0 });
+  }, LIMIT_MS);
+
+  test('workers that end with handles open leave nothing behind', async () => {
+    const { result } = await succeed('workerEnd');
+    expect(result).toEqual({ live: NONE, moreThreads: 0 });
+  }, LIMIT_MS);
+
+  test('devices that come and go leave no threads behind', async () => {
+    const { result } = await succeed('devices');
+    expect(result).toEqual({ moreThreads: 0 });
+  }, LIMIT_MS);
+});
+
+describe('the end of the process', () => {
+  // The work that is pending would take more than a minute.
+  test.each(['exit', 'abandon'])('comes promptly with work pending: %s', async (scenario) => {
+    const { result, ended } = await succeed<{ exiting: number }>(scenario);
+    expect(ended - result.exiting).toBeLessThan(10_000);
+  }, LIMIT_MS);
+
+  test('waits for what is awaited', async () => {
+    const { result } = await succeed('wait');
+    expect(result).toEqual({ elements: 512 * 512 });
+  }, LIMIT_MS);
+});
+
+describe('memory', () => {
+  test('handles that nobody disposed are freed by the garbage collector', async () => {
+    const { result } = await succeed<Record<'before' | 'during' | 'after', typeof NONE & { rss: number }>>('collect');
+    expect(result.during).toMatchObject({ tensors: 100, bytes: 100 * MIB, caches: 1 });
+    expect(result.after).toMatchObject(NONE);
+    expect(result.during.rss - result.before.rss).toBeGreaterThan(90 * MIB);
+    expect(result.after.rss - result.before.rss).toBeLessThan(50 * MIB);
+  }, LIMIT_MS);
+
+  test('the garbage collector knows how much the handles hold', async () => {
+    const { result } = await succeed<{ most: number }>('pressure');
+    expect(result.most).toBeLessThan(800 * MIB); // of 1600 that were allocated
+  }, LIMIT_MS);
+
+  test('ten thousand sequences, stepped, forked and freed, leave nothing behind', async () => {
+    interface State {
+      live: typeof NONE;
+      pool: { usedPages: number; sequences: number; peakPages: number };
+      rss: number;
+    }
+    const { result } = await succeed<Record<'start' | 'end', State>>('leak');
+    expect(result.end.live).toEqual(result.start.live);
+    expect(result.end.pool).toEqual(result.start.pool);
+    expect(result.end.pool).toMatchObject({ usedPages: 0, sequences: 0 });
+    expect(result.end.rss - result.start.rss).toBeLessThan(16 * MIB); // one page is 8 KiB: 9000 would be 70 MiB
+  }, LIMIT_MS);
+});
