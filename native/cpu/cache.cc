@@ -154,7 +154,8 @@ Status CpuCache::rewind(int32_t slot, int64_t tokens) {
   Sequence& sequence = sequences_[static_cast<size_t>(slot)];
   int64_t most = std::min(geometry_.slack, sequence.length);
   bool all = tokens == sequence.length;  // needs nothing from the ring
-  if (sequence.oldest > 0 && !all) most = std::min(most, sequence.length - geometry_.window - sequence.oldest);
+  if (sequence.oldest > 0 && !all)
+    most = std::min(most, sequence.length - geometry_.window - sequence.oldest);
   if (tokens < 0 || tokens > most)
     return fail(Code::kOutOfRange,
                 "Cannot take back %lld tokens of a sequence of %lld: the slack of %lld still holds %lld",
