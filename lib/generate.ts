@@ -169,6 +169,7 @@ async function* run(
       if (ids.length === request.maxTokens) finishReason = 'length';
     }
     const rest = stops.stopped ? '' : stops.push(stream?.flush() ?? '') + stops.flush();
+    if (stops.stopped) finishReason = 'stop'; // the last characters may be what decides it
     if (rest) {
       text.push(rest);
       yield rest;

@@ -11,5 +11,7 @@ export { Model, type ModelOptions, type PrefillOptions, type StepInput } from '.
 export { type CacheReport, reportCache } from './report.js';
 export type { SamplingOptions } from './sampling-options.js';
 export { Session } from './session.js';
-export type { ChatMessage } from './text/chat-template.js';
+export type { ChatMessage, ChatTemplate, ChatTemplateOptions } from './text/chat-template.js';
+export { StreamDecoder } from './text/stream-decoder.js';
+export type { EncodeOptions, Tokenizer } from './text/tokenizer.js';
 export { loadModel, TextModel } from './text-model.js';

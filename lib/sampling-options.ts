@@ -1,4 +1,4 @@
-import { integer, invalid, number, options } from './check.js';
+import { integer, invalid, isFiniteNumber, number, options } from './check.js';
 
 /** How the next token is drawn. Without options the most likely token is taken (greedy decoding). */
 export interface SamplingOptions {
@@ -34,7 +34,7 @@ export function resolveSampling(given?: SamplingOptions): ResolvedSampling {
   } = options(given, 'sampling options', NAMES);
   return {
     temperature: number(temperature, 'temperature', 0, 100),
-    topK: integer(topK, 'topK', 0, 2 ** 31 - 1),
+    topK: integer(topK, 'topK', 0, 1e9),
     topP: positive(topP, 'topP', 1),
     minP: number(minP, 'minP', 0, 1),
     repetitionPenalty: positive(repetitionPenalty, 'repetitionPenalty', Infinity),
@@ -44,8 +44,12 @@ export function resolveSampling(given?: SamplingOptions): ResolvedSampling {
   };
 }
 
-/** Returns `value` if it is a number in (0, max]; the sampler works in single precision, where it must be so too. */
+/** The range of normal numbers in single precision, in which the sampler works. */
+const LEAST = 2 ** -126;
+const LARGEST = (2 - 2 ** -23) * 2 ** 127;
+
+/** Returns `value` if it is a number in (0, max] that single precision can express. */
 function positive(value: unknown, name: string, max: number): number {
-  if (typeof value === 'number' && value <= max && Math.fround(value) > 0 && Math.fround(value) < Infinity) return value;
+  if (isFiniteNumber(value, LEAST, Math.min(max, LARGEST))) return value;
   throw invalid(max === Infinity ? 'a number above 0' : `a number above 0 and at most ${max}`, name, value);
 }

@@ -12,7 +12,7 @@ test('the defaults are greedy, without penalties', () => {
 });
 
 test.each([
-  { temperature: 100, topK: 2 ** 31 - 1, topP: 1e-6, minP: 1, repetitionPenalty: 1e-3, frequencyPenalty: 2, presencePenalty: -2, seed: 2 ** 53 - 1 },
+  { temperature: 100, topK: 1e9, topP: 1e-6, minP: 1, repetitionPenalty: 1e-3, frequencyPenalty: 2, presencePenalty: -2, seed: 2 ** 53 - 1 },
   { temperature: 0.7, topK: 40, topP: 0.95, minP: 0.05, repetitionPenalty: 1.1, frequencyPenalty: -2, presencePenalty: 2, seed: 0 },
 ])('keeps what is given: %j', (given) => {
   expect(resolveSampling(given)).toEqual(given);
@@ -21,10 +21,10 @@ test.each([
 
 test.each([
   ['temperature', [-0.1, 100.5, NaN, Infinity, '1', null], /a number from 0 to 100 for temperature/],
-  ['topK', [-1, 0.5, 2 ** 31, NaN, '1', null], /an integer from 0 to 2147483647 for topK/],
-  ['topP', [0, -0.1, 1.01, 1e-60, NaN, '1', null], /a number above 0 and at most 1 for topP/],
+  ['topK', [-1, 0.5, 1e9 + 1, NaN, '1', null], /an integer from 0 to 1000000000 for topK/],
+  ['topP', [0, -0.1, 1.01, 1e-60, 1e-40, NaN, '1', null], /a number above 0 and at most 1 for topP/],
   ['minP', [-0.1, 1.01, NaN, null], /a number from 0 to 1 for minP/],
-  ['repetitionPenalty', [0, -1, 1e-60, 1e60, Infinity, NaN, null], /a number above 0 for repetitionPenalty/],
+  ['repetitionPenalty', [0, -1, 1e-60, 1e-40, 1e60, Infinity, NaN, null], /a number above 0 for repetitionPenalty/],
   ['frequencyPenalty', [-2.1, 2.1, NaN, null], /a number from -2 to 2 for frequencyPenalty/],
   ['presencePenalty', [-2.1, 2.1, NaN, null], /a number from -2 to 2 for presencePenalty/],
   ['seed', [-1, 0.5, 2 ** 53, NaN, 1n, null], /an integer of at least 0 for seed/],

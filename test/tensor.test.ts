@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { bf16ToFloats, floatsToBf16, liveAllocations, SpkvError, Tensor } from '../lib/ops.js';
 import * as ops from '../lib/ops.js';
 import { testDevice } from './support/device.js';
@@ -102,6 +103,21 @@ test('a mismatch names both places', () => {
   expect(() => ops.add(x, x, device.tensor('f32', [5, 3]))).toThrow(
     'add: Expected T = 2 (dimension 0 of out [2, 3]) but received 5 (dimension 0 of b [5, 3])',
   );
+});
+
+test('a mapped file is read where it lies, and never written', async () => {
+  const path = 'models/code-6m-spkv/config.json';
+  const bytes = readFileSync(path);
+  const mapped = device.map(path, 3, 'u8', [20]);
+  expect(Buffer.from((await mapped.read()) as Uint8Array)).toEqual(bytes.subarray(3, 23));
+  expect(code(() => mapped.write(new Uint8Array(20)))).toBe('INVALID_ARGUMENT');
+  expect(code(() => ops.copy(mapped, device.tensor('u8', [20])))).toBe('INVALID_ARGUMENT');
+  expect(code(() => ops.copy(mapped.slice(0, 0, 4), device.tensor('u8', [4])))).toBe('INVALID_ARGUMENT');
+  expect(code(() => device.map(path, bytes.length - 1, 'f32', [1]))).toBe('FILE');
+  expect(code(() => device.map('no/such/file', 0, 'f32', [1]))).toBe('FILE');
+  // An offset that is not a multiple of the element size is read all the same.
+  const unaligned = device.map(path, 1, 'i32', [2]);
+  expect(((await unaligned.read()) as Int32Array)[1]).toBe(bytes.readInt32LE(5));
 });
 
 test('tensors of two devices do not mix', () => {

@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { reportCache, type Session, SpkvError, type TextModel } from '../index.js';
 import { Conversation } from './conversation.js';
 import { describeError, EXIT } from './exit.js';
+import { count, tokens } from './format.js';
 import { cacheLine, stream, summary } from './generate.js';
 import { type Interrupt, onInterrupt } from './interrupt.js';
 import { closeModel, openModel, print, printJson } from './open.js';
@@ -162,7 +163,8 @@ class Chat {
     const { sequence } = this.#session;
     const cache = sequence ? await reportCache(sequence) : undefined;
     if (this.#flags.json) return printJson({ stats: cache ?? null });
-    const text = cache ? `${this.#conversation.turns} turns, ${cache.length} tokens; ${cacheLine(cache)}` : 'The cache is empty.';
+    const { turns } = this.#conversation;
+    const text = cache ? `${count(turns)} ${turns === 1 ? 'turn' : 'turns'}, ${tokens(cache.length)}; ${cacheLine(cache)}` : 'The cache is empty.';
     process.stderr.write(`${this.#style.dim(text)}\n`);
   }
 

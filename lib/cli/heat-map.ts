@@ -55,8 +55,8 @@ function block(share: number, width: number, style: Style): string {
   const text = width >= 5 ? percentage(share) : '';
   if (style.hasBlocks) return style.block(center(text && text.padStart(4), width), heatColor(share));
   if (text === '') return shade(share).repeat(width);
-  const bar = Math.max(1, width - 7);
-  return center(`${shade(share).repeat(bar)} ${text.padStart(4)}`, width);
+  const bar = shade(share).repeat(Math.max(1, width - 7)) + (width >= 6 ? ' ' : '');
+  return center(`${bar}${text.padStart(4)}`, width);
 }
 
 function legend(style: Style): string {

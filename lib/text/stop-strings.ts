@@ -65,11 +65,11 @@ export class StopStrings {
     return first;
   }
 
-  /** Where the longest end of `text` starts that is the beginning of a stop string; the length of `text` if there is none. */
+  /** Where the longest end of `text` starts that begins a stop string; the length of `text` if there is none. */
   #pending(text: string): number {
     for (let at = Math.max(0, text.length - this.#longest + 1); at < text.length; at++) {
       const end = text.slice(at);
-      if (this.#stops.some((stop) => stop.length > end.length && stop.startsWith(end))) return at;
+      if (this.#stops.some((stop) => stop.startsWith(end))) return at;
     }
     return text.length;
   }

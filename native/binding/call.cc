@@ -46,6 +46,21 @@ View Call::tensor(const char* name, unsigned dtypes, const char* shape, bool pac
   return read(next(), name, dtypes, shape, packed);
 }
 
+View Call::output(const char* name, unsigned dtypes, const char* shape, bool packed) {
+  Napi::Value value = info_[index_];
+  View view = tensor(name, dtypes, shape, packed);
+  check(!unwrap<TensorHandle>(env_, value, name).storage->read_only, Code::kInvalidArgument,
+        std::string("Expected a tensor that can be written for ") + name + " but it is mapped from a file");
+  return view;
+}
+
+View Call::optional_output(const char* name, unsigned dtypes, const char* shape) {
+  Napi::Value value = info_[index_];
+  if (!value.IsNull() && !value.IsUndefined()) return output(name, dtypes, shape);
+  index_++;
+  return View();
+}
+
 View Call::optional_tensor(const char* name, unsigned dtypes, const char* shape) {
   Napi::Value value = next();
   if (value.IsNull() || value.IsUndefined()) return View();

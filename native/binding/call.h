@@ -33,8 +33,10 @@ class Call {
   Call(const Napi::CallbackInfo& info, const char* operation)
       : info_(info), env_(info.Env()), operation_(operation) {}
 
-  // Each reads the next argument.
+  // Each reads the next argument. What is given for an output must be writable, not mapped from a file.
   View tensor(const char* name, unsigned dtypes, const char* shape, bool packed = false);
+  View output(const char* name, unsigned dtypes, const char* shape, bool packed = false);
+  View optional_output(const char* name, unsigned dtypes, const char* shape);
   View optional_tensor(const char* name, unsigned dtypes, const char* shape);  // null or undefined: absent
   // Dimensions of argument `index`, for operations that take several ranks; at least 1.
   int rank(size_t index) const;

@@ -16,7 +16,7 @@ struct Completions::Pending {
 
 std::shared_ptr<Completions> Completions::create(Napi::Env env) {
   auto completions = std::make_shared<Completions>();
-  // The function owns a reference, released by its finalizer: answers may arrive until then.
+  // The function owns a reference, released by its finalizer.
   auto* context = new std::shared_ptr<Completions>(completions);
   napi_value name;
   napi_create_string_utf8(env, "spkv", NAPI_AUTO_LENGTH, &name);
@@ -28,9 +28,8 @@ std::shared_ptr<Completions> Completions::create(Napi::Env env) {
         delete owner;
       },
       context,
-      [](napi_env raw, napi_value, void* hint, void* data) {
-        settle(raw, static_cast<std::shared_ptr<Completions>*>(hint)->get(), static_cast<Pending*>(data));
-      },
+      // May come after the finalizer, with no environment, for what was left in the queue.
+      [](napi_env raw, napi_value, void*, void* data) { settle(raw, static_cast<Pending*>(data)); },
       &completions->function_);
   if (status != napi_ok) {
     delete context;
@@ -75,10 +74,11 @@ void Completions::resolve(Napi::Env env, Pending& pending) {
   }
 }
 
-void Completions::settle(Napi::Env env, Completions* self, Pending* raw) {
+void Completions::settle(Napi::Env env, Pending* raw) {
   std::unique_ptr<Pending> pending(raw);
   if (static_cast<napi_env>(env) == nullptr) return;
   Napi::HandleScope scope(env);
+  Completions* self = pending->state->completions.get();
   if (--self->waiting_ == 0) napi_unref_threadsafe_function(env, self->function_);
   if (pending->failure != 0) pending->state->device->stream().acknowledge(pending->failure);
   // When a worker is terminated, JavaScript can no longer be called: then nobody is left to be told.

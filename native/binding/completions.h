@@ -27,7 +27,7 @@ class Completions {
  private:
   struct Pending;
   static void resolve(Napi::Env env, Pending& pending);
-  static void settle(Napi::Env env, Completions* self, Pending* pending);
+  static void settle(Napi::Env env, Pending* pending);
 
   int64_t waiting_ = 0;  // JavaScript thread only
   bool closed_ = false;

@@ -10,7 +10,7 @@ namespace binding {
 Napi::Value silu_mul(const Napi::CallbackInfo& info) {
   Call call(info, "siluMul");
   SiluMulParams params;
-  params.out = call.tensor("out", kF32, "T F");
+  params.out = call.output("out", kF32, "T F");
   params.gate = call.tensor("gate", kF32, "T F");
   params.up = call.tensor("up", kF32, "T F");
   call.enqueue(params, &Operations::silu_mul);
@@ -21,7 +21,7 @@ Napi::Value silu_mul(const Napi::CallbackInfo& info) {
 Napi::Value add(const Napi::CallbackInfo& info) {
   Call call(info, "add");
   AddParams params;
-  params.out = call.tensor("out", kF32, "T C");
+  params.out = call.output("out", kF32, "T C");
   params.a = call.tensor("a", kF32, "T C");
   params.b = call.tensor("b", kF32, "T C");
   call.enqueue(params, &Operations::add);
@@ -34,7 +34,7 @@ Napi::Value copy(const Napi::CallbackInfo& info) {
   CopyParams params;
   static const char* const kShapes[] = {"A", "A B", "A B C", "A B C D"};
   const char* shape = kShapes[call.rank(0) - 1];
-  params.out = call.tensor("out", kF32 | kBF16 | kI32 | kU8, shape);
+  params.out = call.output("out", kF32 | kBF16 | kI32 | kU8, shape);
   unsigned same = 1u << static_cast<int>(params.out.dtype);
   params.x = call.tensor("x", same & (kF32 | kBF16) ? kF32 | kBF16 : same, shape);
   call.enqueue(params, &Operations::copy);

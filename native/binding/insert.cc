@@ -30,7 +30,7 @@ Napi::Value insert(const Napi::CallbackInfo& info) {
 Napi::Value positions(const Napi::CallbackInfo& info) {
   Call call(info, "positions");
   PositionsParams params;
-  params.out = call.tensor("out", kI32, "T");
+  params.out = call.output("out", kI32, "T");
   params.cache = call.cache("cache").cache.get();
   params.slots = call.tensor("slots", kI32, "B");
   params.offsets = call.tensor("offsets", kI32, "O");

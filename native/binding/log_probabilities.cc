@@ -10,7 +10,7 @@ namespace binding {
 Napi::Value log_probabilities(const Napi::CallbackInfo& info) {
   Call call(info, "logProbabilities");
   LogProbabilitiesParams params;
-  params.out = call.tensor("out", kF32, "T");
+  params.out = call.output("out", kF32, "T");
   params.logits = call.tensor("logits", kF32, "T V");
   params.targets = call.tensor("targets", kI32, "T");
   call.enqueue(params, &Operations::log_probabilities);

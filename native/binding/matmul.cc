@@ -10,7 +10,7 @@ namespace binding {
 Napi::Value matmul(const Napi::CallbackInfo& info) {
   Call call(info, "matmul");
   MatmulParams params;
-  params.out = call.tensor("out", kF32, "T N");
+  params.out = call.output("out", kF32, "T N");
   params.x = call.tensor("x", kF32, "T K");
   params.weight = call.tensor("weight", kF32 | kBF16, "N K", true);
   params.bias = call.optional_tensor("bias", kF32 | kBF16, "N");
@@ -23,7 +23,7 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
 Napi::Value pack_weight(const Napi::CallbackInfo& info) {
   Call call(info, "packWeight");
   PackWeightParams params;
-  params.out = call.tensor("out", kF32 | kBF16, "N K", true);
+  params.out = call.output("out", kF32 | kBF16, "N K", true);
   call.check(params.out.layout == Layout::kPacked, Code::kDtype, "Expected a packed weight for out");
   unsigned dtype = 1u << static_cast<int>(params.out.dtype);
   params.count = static_cast<int>(call.integer("count", 1, PackWeightParams::kMaxSources));

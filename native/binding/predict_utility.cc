@@ -10,7 +10,7 @@ namespace binding {
 Napi::Value predict_utility(const Napi::CallbackInfo& info) {
   Call call(info, "predictUtility");
   PredictUtilityParams params;
-  params.out = call.tensor("out", kF32, "T G");
+  params.out = call.output("out", kF32, "T G");
   params.hidden = call.tensor("hidden", kF32, "T P");
   params.weight = call.tensor("weight", kF32 | kBF16, "G P");
   params.bias = call.tensor("bias", kF32 | kBF16, "G");

@@ -10,7 +10,7 @@ namespace binding {
 Napi::Value rotary_angles(const Napi::CallbackInfo& info) {
   Call call(info, "rotaryAngles");
   RotaryAnglesParams params;
-  params.out = call.tensor("out", kF32, "T D");
+  params.out = call.output("out", kF32, "T D");
   params.positions = call.tensor("positions", kI32, "T");
   params.inverse_frequencies = call.tensor("inverseFrequencies", kF32, "F");
   call.check(2 * call.dimension('F') == call.dimension('D'), Code::kShape,
@@ -23,7 +23,7 @@ Napi::Value rotary_angles(const Napi::CallbackInfo& info) {
 Napi::Value rope(const Napi::CallbackInfo& info) {
   Call call(info, "rope");
   RopeParams params;
-  params.out = call.tensor("out", kF32, "T H D");
+  params.out = call.output("out", kF32, "T H D");
   params.x = call.tensor("x", kF32, "T H D");
   params.angles = call.tensor("angles", kF32, "T D");
   call.check(call.dimension('D') % 2 == 0, Code::kShape, "Expected an even head size");

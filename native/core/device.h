@@ -21,6 +21,7 @@ class Storage {
   virtual ~Storage() = default;
   void* data = nullptr;
   int64_t bytes = 0;
+  bool read_only = false;  // a mapped file: writing would end the process
 };
 
 class Device {

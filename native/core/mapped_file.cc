@@ -17,6 +17,7 @@ class Mapping : public Storage {
   Mapping(void* base, int64_t skip, int64_t size) : base_(base), length_(static_cast<size_t>(skip + size)) {
     data = static_cast<char*>(base) + skip;
     bytes = size;
+    read_only = true;
   }
   ~Mapping() override { munmap(base_, length_); }
 

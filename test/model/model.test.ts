@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { loadModel, SpkvError, type TextModel } from '../../lib/index.js';
+import { loadModel, type SpkvError, type TextModel } from '../../lib/index.js';
 import { testDevice } from '../support/device.js';
 import { expectError } from '../support/errors.js';
 import { MODEL_DIR } from '../support/golden.js';
@@ -116,10 +116,10 @@ describe('a pool that is too small', () => {
     expect(big.length).toBe(190);
 
     using decoder = small.createDecoder([{ sequence: big, next: text[190]! }]);
-    let failed: unknown;
-    let steps = 0;
-    for (; !failed && steps < 400; steps++) await decoder.step().catch((error: unknown) => (failed = error));
-    expect(failed).toMatchObject({ code: 'POOL_EXHAUSTED' });
+    const untilItFails = async () => {
+      for (let steps = 0; steps < 400; steps++) await decoder.step();
+    };
+    await expectError(untilItFails, 'POOL_EXHAUSTED', /pages/);
     const { length } = big;
     await other.dispose();
     await decoder.step();

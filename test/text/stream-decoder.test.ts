@@ -17,7 +17,7 @@ function pieces(tokenizer: Tokenizer, ids: readonly number[]): string[] {
 function expectExact(tokenizer: Tokenizer, ids: readonly number[]): void {
   const parts = pieces(tokenizer, ids);
   expect(parts.join('')).toBe(tokenizer.decode(ids));
-  for (const part of parts) expect(part.isWellFormed()).toBe(true);
+  expect(parts.find((part) => /\p{Surrogate}/u.test(part))).toBeUndefined(); // no half of a character
 }
 
 /** Random ids, half of them from the whole vocabulary and a little past it, half from `often`. */
@@ -51,13 +51,14 @@ const KINDS: [string, unknown, string[]][] = [
   ['byte-level in a sequence', byteLevel({ decoder: { type: 'Sequence', decoders: [{ type: 'ByteLevel' }, { type: 'Fuse' }] } }), ['â', 'Ĥ', '¬']],
   ['word pieces', wordPiece(), ['the', '##s', '.', "n't"]],
   ['ends of words', endOfWord(), ['ca', 'cat</w>', 'a</w>']],
+  ['ends of words, fused', endOfWord({ decoder: { type: 'Fuse' } }), ['ca', 'cat</w>', 'a</w>']],
 ];
 
 describe.each(KINDS)('%s', (_, json, often) => {
   test('the pieces make the text of all tokens', async () => {
     const tokenizer = await make(json);
-    fc.assert(fc.property(someIds(tokenizer, often), (ids) => expectExact(tokenizer, ids)), { numRuns: 400 });
-    fc.assert(fc.property(someIds(tokenizer, often, 600), (ids) => expectExact(tokenizer, ids)), { numRuns: 20 });
+    fc.assert(fc.property(someIds(tokenizer, often), (ids) => expectExact(tokenizer, ids)), { numRuns: 200 });
+    fc.assert(fc.property(someIds(tokenizer, often, 600), (ids) => expectExact(tokenizer, ids)), { numRuns: 10 });
   });
 });
 
@@ -91,7 +92,17 @@ test('invalid bytes come out as soon as they are certain', async () => {
   const tokenizer = (await loadTokenizer('models/code-6m-spkv'))!;
   expect(pieces(tokenizer, [0x80, 0xff, 0xc3, 0x41])).toEqual(['\ufffd', '\ufffd', '', '\ufffdA', '']);
   expect(pieces(tokenizer, [0xf0, 0x9f, 0x98])).toEqual(['', '', '', '\ufffd']);
+  expect(pieces(tokenizer, [0xc0, 0xf5])).toEqual(['\ufffd', '\ufffd', '']);
   expect(pieces(tokenizer, [0xed, 0xa0])).toEqual(['', '\ufffd\ufffd', '']);
+});
+
+test.each(KINDS.filter(([, , often]) => often === PIECES))('%s: byte order marks', async (_, json) => {
+  const tokenizer = await make(json);
+  const id = (token: string) => tokenizer.tokenId(token)!;
+  const mark = ['<0xEF>', '<0xBB>', '<0xBF>'].map(id);
+  for (const tokens of [['<0x20>', '<0x41>'], ['▁', '▁'], ['<0xEF>', '<0xBB>', '<0xBF>', 'on']]) {
+    for (const first of [[], [id('on')], [id('<0x20>')]]) expectExact(tokenizer, [...first, ...mark, ...tokens.map(id)]);
+  }
 });
 
 test('only the first token loses the space before it, and a new text begins after flush', async () => {
@@ -108,9 +119,9 @@ test('long texts of every kind stream in linear time', async () => {
   const kinds: [unknown, number][] = [[byteLevel(), 0x61], [sentencePiece(), 265], [wordPiece(), 2]];
   for (const [json, id] of kinds) {
     const tokenizer = await make(json);
-    const ids = Array.from({ length: 50_000 }, () => id);
+    const ids = Array.from({ length: 30_000 }, () => id);
     const start = performance.now();
-    expect(pieces(tokenizer, ids).join('').length).toBeGreaterThan(49_000);
+    expect(pieces(tokenizer, ids).join('').length).toBeGreaterThanOrEqual(30_000);
     expect(performance.now() - start).toBeLessThan(20_000);
   }
 });
@@ -126,7 +137,7 @@ describe('Utf8Stream', () => {
         const text = [...parts.map((part) => stream.push(part)), stream.flush()].join('');
         expect(text).toBe(new TextDecoder('utf-8', { ignoreBOM: !dropBom }).decode(Uint8Array.from(parts.flat())));
       }),
-      { numRuns: 5000 },
+      { numRuns: 3000 },
     );
   });
 

@@ -24,7 +24,7 @@ test('the bundled model has the bytes of the text as tokens, after one for its b
 test('text comes back from a byte-level tokenizer', async () => {
   const bundled = (await loadTokenizer('models/code-6m-spkv'))!;
   const merged = await make(byteLevel());
-  const text = fc.string({ unit: 'binary' }).filter((value) => value.isWellFormed() && !value.includes('\0'));
+  const text = fc.string({ unit: 'binary' }).filter((value) => !/[\0\p{Surrogate}]/u.test(value));
   fc.assert(
     fc.property(fc.oneof(text, fc.constantFrom('hello the  end', "it's €5, café")), (value) => {
       for (const tokenizer of [bundled, merged]) expect(tokenizer.decode(tokenizer.encode(value))).toBe(value);

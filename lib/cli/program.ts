@@ -1,0 +1,28 @@
+import { Command, type OutputConfiguration } from 'commander';
+import { registerBuild } from './build.js';
+import { registerChat } from './chat.js';
+import { registerDemo } from './demo.js';
+import { EXIT_HELP } from './exit.js';
+import { registerGenerate } from './generate.js';
+import { registerInspect } from './inspect.js';
+import { examples } from './options.js';
+import { packageVersion } from './paths.js';
+
+/** All commands. `output` takes what commander writes itself: help and usage errors. */
+export function createProgram(output: OutputConfiguration = {}): Command {
+  const program = new Command('spkv')
+    .description('Language models whose key/value cache keeps only what they will need again.')
+    .version(packageVersion(), '-V, --version', 'print the version')
+    .option('--no-color', 'no colours')
+    .configureHelp({ showGlobalOptions: true })
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'spkv: ')), ...output })
+    .showHelpAfterError('(--help lists what there is)')
+    .exitOverride()
+    .addHelpText('after', `${examples('spkv demo', 'spkv generate "class Stack:" --temperature 0.5', 'spkv inspect --sample')}\n${EXIT_HELP}`);
+  registerGenerate(program);
+  registerChat(program);
+  registerInspect(program);
+  registerDemo(program);
+  registerBuild(program);
+  return program;
+}

@@ -1,0 +1,24 @@
+import type { GenerationResult } from '../../lib/index.js';
+import type { Note, Trial } from '../../lib/cli/recall.js';
+import { jsonLines, spkv } from '../support/cli.js';
+
+interface Report {
+  pruned: GenerationResult;
+  dense: GenerationResult;
+  notes: Note[];
+  trials: Trial[];
+}
+
+test('--json has all figures, and they tell the story', async () => {
+  const result = await spkv(['demo', '--json', '--max-tokens', '20']);
+  expect({ code: result.code, stderr: result.stderr }).toEqual({ code: 0, stderr: '' });
+  const [{ pruned, dense, notes, trials }] = jsonLines<Report>(result) as [Report];
+  expect(pruned.usage).toMatchObject({ promptTokens: dense.usage.promptTokens, completionTokens: 20 });
+  expect(pruned.cache.bytes).toBeLessThan(0.7 * dense.cache.bytes);
+  expect(trials.map(({ threshold }) => threshold)).toEqual([0, 0.3, 0.5, 0.7, 1.01]);
+  const [full, , half, , none] = trials as [Trial, Trial, Trial, Trial, Trial];
+  expect(half.loss / full.loss).toBeLessThan(1.01);
+  expect(none.loss / full.loss).toBeGreaterThan(1.2);
+  const known = ({ recalled }: Trial) => notes.filter(({ value }, i) => value === recalled[i]).length;
+  expect([known(half), known(none)]).toEqual([notes.length, 0]);
+});
