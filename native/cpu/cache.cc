@@ -153,7 +153,9 @@ Status CpuCache::rewind(int32_t slot, int64_t tokens) {
   SPKV_RETURN_IF_ERROR(check(slot));
   Sequence& sequence = sequences_[static_cast<size_t>(slot)];
   int64_t most = std::min(geometry_.slack, sequence.length);
-  if (sequence.oldest > 0) most = std::min(most, sequence.length - geometry_.window - sequence.oldest);
+  bool all = tokens == sequence.length;  // needs nothing from the ring
+  if (sequence.oldest > 0 && !all)
+    most = std::min(most, sequence.length - geometry_.window - sequence.oldest);
   if (tokens < 0 || tokens > most)
     return fail(Code::kOutOfRange,
                 "Cannot take back %lld tokens of a sequence of %lld: the slack of %lld still holds %lld",
@@ -163,10 +165,11 @@ Status CpuCache::rewind(int32_t slot, int64_t tokens) {
   int64_t from = std::max<int64_t>(0, length - geometry_.window);
   int64_t to = std::max<int64_t>(0, sequence.length - geometry_.window);
   for (size_t i = 0; i < sequence.lists.size(); i++) {
-    sequence.lists[i].kept -= count_kept(sequence, i, from, to);
+    sequence.lists[i].kept = all ? 0 : sequence.lists[i].kept - count_kept(sequence, i, from, to);
     trim(&sequence.lists[i]);
   }
   sequence.length = length;
+  if (all) sequence.oldest = 0;
   return Status();
 }
 
