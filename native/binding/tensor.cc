@@ -226,7 +226,8 @@ Napi::Value write_tensor(const Napi::CallbackInfo& info) {
           "Expected " + std::to_string(bytes) + " bytes for data but received " +
               std::to_string(array.ByteLength()));
   }
-  if (handle.storage->read_only) raise(env, Code::kInvalidArgument, "A tensor mapped from a file cannot be written");
+  if (handle.storage->read_only)
+    raise(env, Code::kInvalidArgument, "A tensor mapped from a file cannot be written");
   Stream& stream = handle.state->device->stream();
   if (stream.capturing())
     raise(env, Code::kInvalidArgument, "Writing is not possible while a graph is captured");

@@ -62,7 +62,8 @@ class HostStorage : public Storage {
     // A whole number of cache lines, so that vector loads at the end stay inside.
     int64_t rounded = (size + alignment - 1) / alignment * alignment;
     if (rounded == 0) rounded = alignment;
-    if (posix_memalign(&data, static_cast<size_t>(alignment), static_cast<size_t>(rounded)) != 0) data = nullptr;
+    if (posix_memalign(&data, static_cast<size_t>(alignment), static_cast<size_t>(rounded)) != 0)
+      data = nullptr;
     if (!data) return;
 #if defined(__linux__)
     if (huge) madvise(data, static_cast<size_t>(rounded), MADV_HUGEPAGE);
