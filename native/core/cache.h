@@ -74,8 +74,9 @@ class Cache {
   virtual Status save(int32_t slot, std::vector<uint8_t>* bytes) const = 0;
   virtual Status restore(const uint8_t* bytes, int64_t size, int32_t* slot) = 0;
 
-  // Fills every byte of the pool that holds no live pair with NaN. Tests use it to prove that nothing reads
-  // what nobody wrote.
+  // Fills all memory of the pool that holds no live pair: free pages and the keys of dead slots with NaN, the
+  // values of dead slots in live pages, whose weight is exactly 0, with the largest numbers. Tests use it to
+  // prove that nothing depends on what nobody wrote.
   virtual Status poison() = 0;
 };
 
