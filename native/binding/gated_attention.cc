@@ -24,7 +24,9 @@ Napi::Value gated_attention(const Napi::CallbackInfo& info) {
   call.check(call.dimension('D') % 2 == 0 && call.dimension('D') <= 256, Code::kShape,
              "Expected an even head size of at most 256");
   call.distinct(params.out, "out", params.q, "q");
+  call.distinct(params.out, "out", params.keys, "keys");
   call.distinct(params.out, "out", params.values, "values");
+  call.distinct(params.out, "out", params.gates, "gates");
   call.enqueue(params, &Operations::gated_attention);
   return info.Env().Undefined();
 }
