@@ -4,7 +4,7 @@
 out=$1
 limit=${2:-120}
 build=${BUILD:-/tmp/spkv-cuda}
-flags="-std=c++17 -O3 --expt-relaxed-constexpr -gencode=arch=compute_90a,code=sm_90a -Inative -Itest/cuda"
+flags="-std=c++17 -O3 -lineinfo --expt-relaxed-constexpr -gencode=arch=compute_90a,code=sm_90a -Inative -Itest/cuda"
 mkdir -p "$build"
 compile() { nvcc $flags -Xptxas -v -c "$1" -o "$build/$(basename "$1" .cu).o" 2>&1 | sed "s|^|$1: |"; }
 for source in native/cuda/*.cu test/cuda/*.cu bench/cuda/*.cu; do compile "$source" & done > "$build/log"

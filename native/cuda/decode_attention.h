@@ -19,7 +19,7 @@ namespace cuda {
 struct DecodeAttentionParams {
   __nv_bfloat16* out = nullptr;           // [B, H, D]
   float* log_sum = nullptr;               // [B, H] natural log of the softmax's denominator, or null
-  const __nv_bfloat16* q = nullptr;       // [B, H, D], sequences q_stride elements apart
+  const __nv_bfloat16* q = nullptr;       // [B, H, D], sequences q_stride elements apart, a multiple of 8
   const __nv_bfloat16* keys = nullptr;    // [B, G, D], kv_stride apart
   const __nv_bfloat16* values = nullptr;  // [B, G, D], kv_stride apart
   const float* utilities = nullptr;       // [B, G], or null; only checked, see StepStatus::non_finite

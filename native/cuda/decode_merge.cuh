@@ -1,40 +1,16 @@
-// The end of a fragment: the states of the block's warps become one, and so do the parts of an item that was
+// The end of a fragment: the states of the compute warps become one, and so do the parts of an item that was
 // cut. All sums run in a fixed order.
+//
+//   partials [2 * blocks]     2c:     the fragment of block c whose item began in a block before
+//                             2c + 1: the fragment of block c whose item goes on behind it
+//
+// The block that comes last merges an item's partials, from its first block to its last.
 #pragma once
 
-#include "cuda/decode_attention.h"
-#include "cuda/decode_tile.cuh"
+#include "cuda/decode_block.cuh"
 
 namespace spkv {
 namespace cuda {
-
-constexpr int kComputeWarps = 4;
-constexpr int kComputeThreads = kComputeWarps * 32;
-
-template <int dim, int tiles, int stages>
-struct DecodeConfig;
-
-// What lies in shared memory behind the stages. Rows are padded so that the lanes of a fragment, which hold
-// 4 pairs of queries and 8 components, write to different banks.
-template <typename Config>
-struct MergeBuffer {
-  float out[kComputeWarps][Config::kQueries][Config::kDim + 4];
-  float top[kComputeWarps][Config::kQueries];
-  float sum[kComputeWarps][Config::kQueries];
-  uint64_t full[Config::kStages];
-  uint64_t empty[Config::kStages];
-  int last;
-};
-
-template <int dim, int tiles, int stages>
-struct DecodeConfig {
-  static constexpr int kDim = dim, kTiles = tiles, kStages = stages;
-  static constexpr int kQueries = 8 * tiles, kPanels = panels(dim), kPageBytes = page_bytes(dim);
-  static constexpr int kThreads = kComputeThreads + 32;
-  using State = DecodeState<dim, tiles>;
-  static constexpr int kSharedBytes =
-      stages * kPageBytes + static_cast<int>(sizeof(MergeBuffer<DecodeConfig>)) + 1024;
-};
 
 // A partial: out [queries][D], then (top, sum) of every query.
 __host__ __device__ constexpr int64_t partial_floats(int head_dim, int queries) {
@@ -81,28 +57,27 @@ __device__ __forceinline__ Part read_partial(const DecodeAttentionParams& p, int
   return {__ldcg(reinterpret_cast<const float4*>(partial + query * Config::kDim + 4 * j)), ends.x, ends.y};
 }
 
-// The block that unit `unit` belongs to, of n that share P units evenly: see BlockPlan.
+// The block that a unit belongs to, of n that share P units evenly: see StepPlan.
 __device__ __forceinline__ int owner(int64_t unit, int64_t blocks, int64_t total) {
   return static_cast<int>(((unit + 1) * blocks - 1) / total);
 }
 
 // Counts this block's arrival. True in all threads of the last of `parts` blocks, which then sees what the
 // others wrote.
-template <typename Config>
-__device__ __forceinline__ bool arrive_last(int32_t* arrivals, int parts, MergeBuffer<Config>* buffer) {
+__device__ __forceinline__ bool arrive_last(int32_t* arrivals, int parts, int* last) {
   __threadfence();
-  named_barrier<1, kComputeThreads>();
-  if (threadIdx.x == 0) {
+  named_barrier<kMergeBarrier, kMergeThreads>();
+  if (threadIdx.x % kMergeThreads == 0) {
     int32_t before = atomicAdd(arrivals, 1);
-    buffer->last = before == parts - 1;
-    if (buffer->last) *arrivals = 0;  // for the next launch
+    *last = before == parts - 1;
+    if (*last) *arrivals = 0;  // for the next launch
   }
-  named_barrier<1, kComputeThreads>();
-  bool last = buffer->last != 0;
-  if (last) __threadfence();
-  return last;
+  named_barrier<kMergeBarrier, kMergeThreads>();
+  if (*last) __threadfence();
+  return *last;
 }
 
+// A compute warp hands its state over.
 template <typename Config>
 __device__ __forceinline__ void share_state(const typename Config::State& state,
                                             MergeBuffer<Config>* buffer) {
@@ -125,52 +100,80 @@ __device__ __forceinline__ void share_state(const typename Config::State& state,
   }
 }
 
-// Called by the compute threads with their states at the end of a fragment.
+// Components [4j, 4j + 4) of a query over all compute warps.
 template <typename Config>
-__device__ void merge_fragment(const DecodeAttentionParams& p, const BlockPlan& block, const ItemPlan& item,
-                               int index, const typename Config::State& state, MergeBuffer<Config>* buffer,
-                               float scale_log2) {
+__device__ __forceinline__ Part merge_warps(const MergeBuffer<Config>& buffer, int query, int j,
+                                            float scale_log2) {
+  Part part = {{0, 0, 0, 0}, -INFINITY, 0};
+#pragma unroll
+  for (int warp = 0; warp < kComputeWarps; warp++)
+    merge(&part,
+          {*reinterpret_cast<const float4*>(&buffer.out[warp][query][4 * j]), buffer.top[warp][query],
+           buffer.sum[warp][query]},
+          scale_log2);
+  return part;
+}
+
+template <typename Config>
+__device__ __forceinline__ void write_partial(const DecodeAttentionParams& p, int64_t slot, int query, int j,
+                                              const Part& part) {
+  float* partial = p.partials + slot * partial_floats(Config::kDim, Config::kQueries);
+  __stcg(reinterpret_cast<float4*>(partial + query * Config::kDim + 4 * j), part.out);
+  if (j == 0)
+    __stcg(reinterpret_cast<float2*>(partial + Config::kQueries * Config::kDim + 2 * query),
+           make_float2(part.top, part.sum));
+}
+
+// Merges the partials of an item, of blocks [first, last].
+template <typename Config>
+__device__ __forceinline__ void merge_blocks(const DecodeAttentionParams& p, int index, int first, int last,
+                                             float scale_log2) {
   constexpr int kQuads = Config::kDim / 4;
   int count = p.heads / p.cache.kv_heads * kQuads;
-  bool whole = item.first_unit >= block.begin && item.first_unit + item.units <= block.end;
-  int64_t slot = 2 * static_cast<int64_t>(blockIdx.x) + (item.first_unit >= block.begin);
-  share_state(state, buffer);
-  named_barrier<1, kComputeThreads>();
-  for (int i = threadIdx.x; i < count; i += kComputeThreads) {
+  for (int i = threadIdx.x % kMergeThreads; i < count; i += kMergeThreads) {
     int query = i / kQuads, j = i % kQuads;
-    Part part = {{0, 0, 0, 0}, -INFINITY, 0};
-#pragma unroll
-    for (int warp = 0; warp < kComputeWarps; warp++)
-      merge(&part,
-            {*reinterpret_cast<const float4*>(&buffer->out[warp][query][4 * j]), buffer->top[warp][query],
-             buffer->sum[warp][query]},
-            scale_log2);
-    if (whole) {
-      write_result(p, index, query, j, part, scale_log2);
-    } else {
-      float* partial = p.partials + slot * partial_floats(Config::kDim, Config::kQueries);
-      __stcg(reinterpret_cast<float4*>(partial + query * Config::kDim + 4 * j), part.out);
-      if (j == 0)
-        __stcg(reinterpret_cast<float2*>(partial + Config::kQueries * Config::kDim + 2 * query),
-               make_float2(part.top, part.sum));
-    }
+    Part part = read_partial<Config>(p, 2 * first + 1, query, j);
+#pragma unroll 8
+    for (int c = first + 1; c <= last; c++)
+      merge(&part, read_partial<Config>(p, 2 * c, query, j), scale_log2);
+    write_result(p, index, query, j, part, scale_log2);
   }
-  if (!whole) {
-    int64_t blocks = min(p.plan.blocks, block.total);
-    int first = owner(item.first_unit, blocks, block.total);
-    int last = owner(item.first_unit + item.units - 1, blocks, block.total);
-    if (arrive_last(p.arrivals + index, last - first + 1, buffer)) {
-      for (int i = threadIdx.x; i < count; i += kComputeThreads) {
-        int query = i / kQuads, j = i % kQuads;
-        Part part = read_partial<Config>(p, 2 * first + 1, query, j);
-#pragma unroll 4
-        for (int c = first + 1; c <= last; c++)
-          merge(&part, read_partial<Config>(p, 2 * c, query, j), scale_log2);
-        write_result(p, index, query, j, part, scale_log2);
+}
+
+// What the merge warps do.
+template <typename Config>
+__device__ __forceinline__ void merge_items(const DecodeAttentionParams& p, const BlockPlan& block,
+                                            BlockMemory<Config>* memory) {
+  constexpr int kQuads = Config::kDim / 4;
+  int lane = threadIdx.x % 32, count = p.heads / p.cache.kv_heads * kQuads, unit = block.begin;
+  int64_t blocks = min(p.plan.blocks, block.total);
+  float scale_log2 = p.scale * 1.44269504f;
+  RingPosition<kItemSlots> at;
+  named_barrier_arrive<kEmptyBarrier, kHandOverThreads>();
+  for (int index = block.item; unit < block.end; index++) {
+    barrier_wait(shared_address(&memory->item_full[at.index]), at.phase);
+    ItemPlan item = memory->items[at.index].plan;
+    __syncwarp();
+    if (lane == 0) barrier_arrive(shared_address(&memory->item_empty[at.index]));
+    at.advance();
+    unit = item.first_unit + item.units;
+    bool whole = item.first_unit >= block.begin && unit <= block.end;
+    int64_t slot = 2 * static_cast<int64_t>(blockIdx.x) + (item.first_unit >= block.begin);
+    named_barrier<kFullBarrier, kHandOverThreads>();
+    for (int i = threadIdx.x % kMergeThreads; i < count; i += kMergeThreads) {
+      Part sum = merge_warps<Config>(memory->merge, i / kQuads, i % kQuads, scale_log2);
+      if (whole) {
+        write_result(p, index, i / kQuads, i % kQuads, sum, scale_log2);
+      } else {
+        write_partial<Config>(p, slot, i / kQuads, i % kQuads, sum);
       }
     }
+    named_barrier_arrive<kEmptyBarrier, kHandOverThreads>();
+    if (whole) continue;
+    int first = owner(item.first_unit, blocks, block.total), last = owner(unit - 1, blocks, block.total);
+    if (arrive_last(p.arrivals + index, last - first + 1, &memory->last))
+      merge_blocks<Config>(p, index, first, last, scale_log2);
   }
-  named_barrier<1, kComputeThreads>();  // the buffer is free again
 }
 
 }  // namespace cuda

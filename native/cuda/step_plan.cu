@@ -98,13 +98,14 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(StepPlanParams params) {
       }
       block.item = low;
     }
-    params.plan.ctas[int64_t{layer} * params.plan.blocks + c] = block;
+    params.plan.block_plans[int64_t{layer} * params.plan.blocks + c] = block;
   }
 }
 
 }  // namespace
 
 cudaError_t plan_step(const StepPlanParams& params, cudaStream_t stream) {
+  if (params.plan.batch < 1 || params.plan.blocks < 1) return cudaErrorInvalidValue;
   plan_kernel<<<params.cache.layers, kThreads, 0, stream>>>(params);
   return cudaGetLastError();
 }

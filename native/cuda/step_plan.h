@@ -9,7 +9,8 @@
 //   blocks  |  0  |   1   |   2   | ...         block c reads units [c * P / n, (c + 1) * P / n)
 //
 // with P units and n = min(P, blocks) blocks. So every block reads the same number of pages, whatever the
-// lengths, and an item may lie in several blocks.
+// lengths, and an item may lie in several blocks. (Small parts at the end of the line for whoever is done
+// first were tried: merging them costs more than the SMs' unequal shares of the bandwidth.)
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -39,10 +40,10 @@ struct BlockPlan {
 struct StepPlan {
   int32_t batch = 0;
   int32_t blocks = 0;
-  ItemPlan* items = nullptr;    // [layers][batch * G]
-  BlockPlan* ctas = nullptr;    // [layers][blocks]
-  int32_t* needs = nullptr;     // [layers] pages
-  int32_t* free_top = nullptr;  // [1] free pages at the start of the step
+  ItemPlan* items = nullptr;         // [layers][batch * G]
+  BlockPlan* block_plans = nullptr;  // [layers][blocks]
+  int32_t* needs = nullptr;          // [layers] pages
+  int32_t* free_top = nullptr;       // [1] free pages at the start of the step
 };
 
 struct StepPlanParams {

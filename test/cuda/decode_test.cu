@@ -121,7 +121,7 @@ std::vector<Pair> visible_pairs(const Case& test, const Built& built, int list, 
 // The plan against what it promises.
 void check_plan(const Case& test, const TestCache& cache) {
   std::vector<ItemPlan> items = cache.items.read();
-  std::vector<BlockPlan> blocks = cache.ctas.read();
+  std::vector<BlockPlan> blocks = cache.block_plans.read();
   int unit = 0;
   for (const ItemPlan& item : items) {
     int ring = (std::min(item.length, cache.state.ring_slots) + 63) / 64;

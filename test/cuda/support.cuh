@@ -120,7 +120,7 @@ struct TestCache {
   DeviceArray<float> threshold, partials;
   DeviceArray<StepStatus> status;
   DeviceArray<ItemPlan> items;
-  DeviceArray<BlockPlan> ctas;
+  DeviceArray<BlockPlan> block_plans;
 
   TestCache(const Geometry& g, int batch, int blocks) {
     size_t lists = static_cast<size_t>(g.layers) * g.sequences * g.kv_heads;
@@ -154,7 +154,7 @@ struct TestCache {
     state.status = status.get();
     size_t step_items = static_cast<size_t>(batch) * g.kv_heads;
     items = DeviceArray<ItemPlan>(g.layers * step_items);
-    ctas = DeviceArray<BlockPlan>(static_cast<size_t>(g.layers) * blocks);
+    block_plans = DeviceArray<BlockPlan>(static_cast<size_t>(g.layers) * blocks);
     needs = DeviceArray<int32_t>(g.layers);
     free_top = DeviceArray<int32_t>(1);
     arrivals = DeviceArray<int32_t>(step_items);
@@ -163,7 +163,7 @@ struct TestCache {
     plan.batch = batch;
     plan.blocks = blocks;
     plan.items = items.get();
-    plan.ctas = ctas.get();
+    plan.block_plans = block_plans.get();
     plan.needs = needs.get();
     plan.free_top = free_top.get();
     CHECK_CUDA(reset_cache(state, nullptr));
