@@ -79,7 +79,8 @@ __device__ __forceinline__ void attend_new(typename Config::State* state, const 
 template <typename Config>
 __device__ __forceinline__ ItemPlan compute_item(const DecodeAttentionParams& p, const BlockPlan& block,
                                                  RingPosition<Config::kStages>* stage,
-                                                 RingPosition<kItemSlots>* at, BlockMemory<Config>* memory) {
+                                                 RingPosition<kItemSlots>* at, RingPosition<1>* turn,
+                                                 BlockMemory<Config>* memory) {
   int lane = threadIdx.x % 32;
   float scale_log2 = p.scale * 1.44269504f;
   typename Config::State state;
@@ -103,9 +104,10 @@ __device__ __forceinline__ ItemPlan compute_item(const DecodeAttentionParams& p,
     stage->advance();
   }
   state.finish();
-  named_barrier<kEmptyBarrier, kHandOverThreads>();
+  barrier_wait(shared_address(&memory->merge_empty), turn->phase ^ 1);
+  turn->advance();
   share_state<Config>(state, &memory->merge);
-  named_barrier_arrive<kFullBarrier, kHandOverThreads>();
+  barrier_arrive(shared_address(&memory->merge_full));
   return item;
 }
 
@@ -115,12 +117,12 @@ __device__ __forceinline__ void compute_items(const DecodeAttentionParams& p, co
                                               BlockMemory<Config>* memory) {
   RingPosition<Config::kStages> stage;
   RingPosition<kItemSlots> at;
+  RingPosition<1> turn;
   int unit = block.begin;
   while (unit < block.end) {
-    ItemPlan item = compute_item(p, block, &stage, &at, memory);
+    ItemPlan item = compute_item(p, block, &stage, &at, &turn, memory);
     unit = item.first_unit + item.units;
   }
-  named_barrier<kEmptyBarrier, kHandOverThreads>();  // the merge warps' last word
 }
 
 template <typename Config>
@@ -133,6 +135,8 @@ __device__ __forceinline__ void begin_block(int group, BlockMemory<Config>* memo
     init(memory->page_empty, Config::kStages, kComputeWarps);
     init(memory->item_full, kItemSlots, 1);
     init(memory->item_empty, kItemSlots, kComputeWarps + kMergeWarps);
+    init(&memory->merge_full, 1, kComputeWarps * 32);
+    init(&memory->merge_empty, 1, kMergeThreads);
     barrier_init_fence();
   }
   for (int i = threadIdx.x; i < kItemSlots * Config::kQueries * Config::kQueryStride; i += kBlockThreads) {
@@ -144,7 +148,7 @@ __device__ __forceinline__ void begin_block(int group, BlockMemory<Config>* memo
 }
 
 template <typename Config>
-__global__ void __launch_bounds__(kBlockThreads, 1)
+__global__ void __launch_bounds__(kBlockThreads, Config::kResident)
     decode_kernel(const __grid_constant__ DecodeAttentionParams p) {
   extern __shared__ uint8_t shared[];
   auto* memory =

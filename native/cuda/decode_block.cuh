@@ -29,13 +29,12 @@ constexpr int kItemWarp = kPageWarp + 1;
 constexpr int kBlockThreads = (kItemWarp + 1) * 32;
 constexpr int kItemSlots = 4;
 
-// Barriers 1: among the merge warps; 2: the merge buffer is full; 3: it is empty.
-constexpr int kMergeBarrier = 1, kFullBarrier = 2, kEmptyBarrier = 3;
-constexpr int kHandOverThreads = kComputeWarps * 32 + kMergeThreads;
+constexpr int kMergeBarrier = 1;  // among the merge warps
 
-template <int dim, int tiles, int stages>
+template <int dim, int tiles, int stages, int resident = 1>
 struct DecodeConfig {
   static constexpr int kDim = dim, kTiles = tiles, kStages = stages;
+  static constexpr int kResident = resident;  // blocks per SM that there must be room for
   static constexpr int kQueries = 8 * tiles, kPanels = panels(dim), kPageBytes = page_bytes(dim);
   // Rows of shared memory are padded so that the lanes of a fragment use different banks.
   static constexpr int kQueryStride = dim + 8, kOutStride = dim + 4;
@@ -64,6 +63,7 @@ struct alignas(1024) BlockMemory {
   MergeBuffer<Config> merge;
   uint64_t page_full[Config::kStages], page_empty[Config::kStages];
   uint64_t item_full[kItemSlots], item_empty[kItemSlots];
+  uint64_t merge_full, merge_empty;
   int last;
 };
 

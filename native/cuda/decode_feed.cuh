@@ -6,37 +6,72 @@
 namespace spkv {
 namespace cuda {
 
+// Where the look-up of pages has got to: an item that the next unit lies in, or begins right behind.
+struct Cursor {
+  int item, first_unit, units, length, kept, sequence;
+
+  __device__ __forceinline__ Cursor(int index, const ItemPlan& plan)
+      : item(index),
+        first_unit(plan.first_unit),
+        units(plan.units),
+        length(plan.length),
+        kept(plan.kept),
+        sequence(plan.sequence) {}
+
+  __device__ __forceinline__ int end() const { return first_unit + units; }
+
+  // Lane `lane`'s.
+  __device__ __forceinline__ Cursor of_lane(int lane) const {
+    Cursor other = *this;
+    other.item = __shfl_sync(~0u, item, lane);
+    other.first_unit = __shfl_sync(~0u, first_unit, lane);
+    other.units = __shfl_sync(~0u, units, lane);
+    other.length = __shfl_sync(~0u, length, lane);
+    other.kept = __shfl_sync(~0u, kept, lane);
+    other.sequence = __shfl_sync(~0u, sequence, lane);
+    return other;
+  }
+};
+
+// The item of each lane's unit, the units being 32 in a row and the first of them in items `first` or behind.
+// As every item has a unit, 32 items are enough to look at.
+__device__ __forceinline__ Cursor find_items(const DecodeAttentionParams& p, int first, int unit) {
+  int index = first + threadIdx.x % 32;
+  ItemPlan plan = {};
+  plan.first_unit = INT_MAX;
+  if (index < p.plan.batch * p.cache.kv_heads) plan = read_item(layer_items(p) + index);
+  int at = 0;  // the last of the items that does not start behind the unit
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+    int start = __shfl_sync(~0u, plan.first_unit, at + step);
+    if (start <= unit) at += step;
+  }
+  return Cursor(index, plan).of_lane(at);
+}
+
 // What a lane knows of its unit: where the page is and how many rows of it count.
 struct PageLookup {
   int64_t page = 0;
   int rows = 0;
-  int next_item = 0;  // that the unit 32 further on may begin in or behind
 };
 
-// Lane i looks up unit `first` + i of the layer. `item` is the item that unit `first` lies in. As every item
-// has a unit, 32 items are enough to look at.
-__device__ __forceinline__ PageLookup look_up(const DecodeAttentionParams& p, int end, int item, int first) {
-  int lane = threadIdx.x % 32, items = p.plan.batch * p.cache.kv_heads, unit = first + lane;
-  ItemPlan mine = {};
-  mine.first_unit = INT_MAX;
-  if (item + lane < items) mine = read_item(layer_items(p) + item + lane);
-  int at = 0;  // the last of the items that does not start behind the unit
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
-    int start = __shfl_sync(~0u, mine.first_unit, at + step);
-    if (start <= unit) at += step;
+// Lane i looks up unit `first` + i of the layer, up to `end`.
+__device__ __forceinline__ PageLookup look_up(const DecodeAttentionParams& p, int first, int end,
+                                              Cursor* cursor) {
+  int unit = first + threadIdx.x % 32;
+  Cursor mine = *cursor;
+  if (min(first + 32, end) > cursor->end()) {
+    mine = find_items(p, cursor->item + (first >= cursor->end()), unit);
+    *cursor = mine.of_lane(31);
   }
-  int first_unit = __shfl_sync(~0u, mine.first_unit, at), count = __shfl_sync(~0u, mine.units, at);
-  int length = __shfl_sync(~0u, mine.length, at), kept = __shfl_sync(~0u, mine.kept, at);
-  int sequence = __shfl_sync(~0u, mine.sequence, at);
   PageLookup result;
-  result.next_item = __shfl_sync(~0u, item + at + (unit + 1 == first_unit + count), 31);
   if (unit >= end) return result;
-  Units units(length, kept, p.cache);
-  result.rows = units.rows(unit - first_unit);
-  int64_t list = p.cache.list(p.layer, sequence, (item + at) % p.cache.kv_heads);
+  Units units(mine.length, mine.kept, p.cache);
+  result.rows = units.rows(unit - mine.first_unit);
+  int64_t list = p.cache.list(p.layer, mine.sequence, mine.item % p.cache.kv_heads);
   if (result.rows > 0)
-    result.page = p.cache.table[list * p.cache.table_pages + units.table_index(unit - first_unit, p.cache)];
+    result.page =
+        p.cache.table[list * p.cache.table_pages + units.table_index(unit - mine.first_unit, p.cache)];
   return result;
 }
 
@@ -47,10 +82,11 @@ __device__ __forceinline__ void feed_pages(const DecodeAttentionParams& p, const
                                            BlockMemory<Config>* memory) {
   uint64_t policy = evict_first_policy();
   RingPosition<Config::kStages> at;
-  PageLookup next = look_up(p, block.end, block.item, block.begin);
+  Cursor cursor(block.item, block.first);
+  PageLookup next = look_up(p, block.begin, block.end, &cursor);
   for (int first = block.begin; first < block.end; first += 32) {
     PageLookup now = next;
-    if (first + 32 < block.end) next = look_up(p, block.end, now.next_item, first + 32);
+    if (first + 32 < block.end) next = look_up(p, first + 32, block.end, &cursor);
     int count = min(32, block.end - first);
     for (int i = 0; i < count; i++) {
       int64_t page = __shfl_sync(~0u, now.page, i);
@@ -84,7 +120,7 @@ __device__ __forceinline__ void feed_items(const DecodeAttentionParams& p, const
   int lane = threadIdx.x % 32, group = p.heads / p.cache.kv_heads, unit = block.begin;
   RingPosition<kItemSlots> at;
   for (int index = block.item; unit < block.end; index++) {
-    ItemPlan item = read_item(layer_items(p) + index);
+    ItemPlan item = index == block.item ? block.first : read_item(layer_items(p) + index);
     int b = index / p.cache.kv_heads, head = index % p.cache.kv_heads;
     bool whole_start = fragment_begin(block, item) == 0;
     ItemSlot<Config>* slot = &memory->items[at.index];

@@ -65,15 +65,15 @@ __device__ __forceinline__ int owner(int64_t unit, int64_t blocks, int64_t total
 // Counts this block's arrival. True in all threads of the last of `parts` blocks, which then sees what the
 // others wrote.
 __device__ __forceinline__ bool arrive_last(int32_t* arrivals, int parts, int* last) {
-  __threadfence();
   named_barrier<kMergeBarrier, kMergeThreads>();
   if (threadIdx.x % kMergeThreads == 0) {
+    __threadfence();  // with the barriers, it stands for all threads of these warps
     int32_t before = atomicAdd(arrivals, 1);
+    __threadfence();
     *last = before == parts - 1;
     if (*last) *arrivals = 0;  // for the next launch
   }
   named_barrier<kMergeBarrier, kMergeThreads>();
-  if (*last) __threadfence();
   return *last;
 }
 
@@ -149,7 +149,7 @@ __device__ __forceinline__ void merge_items(const DecodeAttentionParams& p, cons
   int64_t blocks = min(p.plan.blocks, block.total);
   float scale_log2 = p.scale * 1.44269504f;
   RingPosition<kItemSlots> at;
-  named_barrier_arrive<kEmptyBarrier, kHandOverThreads>();
+  RingPosition<1> turn;
   for (int index = block.item; unit < block.end; index++) {
     barrier_wait(shared_address(&memory->item_full[at.index]), at.phase);
     ItemPlan item = memory->items[at.index].plan;
@@ -159,7 +159,8 @@ __device__ __forceinline__ void merge_items(const DecodeAttentionParams& p, cons
     unit = item.first_unit + item.units;
     bool whole = item.first_unit >= block.begin && unit <= block.end;
     int64_t slot = 2 * static_cast<int64_t>(blockIdx.x) + (item.first_unit >= block.begin);
-    named_barrier<kFullBarrier, kHandOverThreads>();
+    barrier_wait(shared_address(&memory->merge_full), turn.phase);
+    turn.advance();
     for (int i = threadIdx.x % kMergeThreads; i < count; i += kMergeThreads) {
       Part sum = merge_warps<Config>(memory->merge, i / kQuads, i % kQuads, scale_log2);
       if (whole) {
@@ -168,7 +169,7 @@ __device__ __forceinline__ void merge_items(const DecodeAttentionParams& p, cons
         write_partial<Config>(p, slot, i / kQuads, i % kQuads, sum);
       }
     }
-    named_barrier_arrive<kEmptyBarrier, kHandOverThreads>();
+    barrier_arrive(shared_address(&memory->merge_empty));
     if (whole) continue;
     int first = owner(item.first_unit, blocks, block.total), last = owner(unit - 1, blocks, block.total);
     if (arrive_last(p.arrivals + index, last - first + 1, &memory->last))

@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(StepPlanParams params) {
   __syncthreads();
   int64_t total = carry.units, blocks = min(total, static_cast<int64_t>(params.plan.blocks));
   for (int c = threadIdx.x; c < params.plan.blocks; c += kThreads) {
-    BlockPlan block = {0, 0, 0, carry.units};
+    BlockPlan block = {0, 0, 0, carry.units, {}};
     if (c < blocks) {
       block.begin = static_cast<int32_t>(c * total / blocks);
       block.end = static_cast<int32_t>((c + 1) * total / blocks);
@@ -97,6 +97,7 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(StepPlanParams params) {
         }
       }
       block.item = low;
+      block.first = plan[low];
     }
     params.plan.block_plans[int64_t{layer} * params.plan.blocks + c] = block;
   }

@@ -35,6 +35,7 @@ struct BlockPlan {
   int32_t begin, end;  // units
   int32_t item;        // that `begin` lies in
   int32_t total;       // P
+  ItemPlan first;      // a copy of that item: one wait less at the start
 };
 
 struct StepPlan {

@@ -52,12 +52,6 @@ __device__ __forceinline__ void named_barrier() {
   asm volatile("bar.sync %0, %1;" ::"n"(id), "n"(threads) : "memory");
 }
 
-// Counts this thread, and does not wait.
-template <int id, int threads>
-__device__ __forceinline__ void named_barrier_arrive() {
-  asm volatile("bar.arrive %0, %1;" ::"n"(id), "n"(threads) : "memory");
-}
-
 // --- Bulk copies, global to shared: addresses and sizes are multiples of 16 bytes.
 
 __device__ __forceinline__ uint64_t evict_first_policy() {
