@@ -87,7 +87,7 @@ __device__ __forceinline__ ItemPlan compute_item(const DecodeAttentionParams& p,
   const ItemSlot<Config>& slot = memory->items[at->index];
   barrier_wait(shared_address(&memory->item_full[at->index]), at->phase);
   ItemPlan item = slot.plan;
-  state.begin(slot.q[0], Config::kQueryStride);
+  state.begin(slot.q[0], Config::kQueryStride, p.heads / p.cache.kv_heads);
   int begin = fragment_begin(block, item), end = fragment_end(block, item);
   if (begin == 0 && threadIdx.x < 32) attend_new<Config>(&state, p, slot, scale_log2);
   __syncwarp();
@@ -126,7 +126,7 @@ __device__ __forceinline__ void compute_items(const DecodeAttentionParams& p, co
 }
 
 template <typename Config>
-__device__ __forceinline__ void begin_block(int group, BlockMemory<Config>* memory) {
+__device__ __forceinline__ void begin_block(BlockMemory<Config>* memory) {
   auto init = [](uint64_t* barriers, int count, int arrivals) {
     for (int i = 0; i < count; i++) barrier_init(shared_address(barriers + i), arrivals);
   };
@@ -139,11 +139,6 @@ __device__ __forceinline__ void begin_block(int group, BlockMemory<Config>* memo
     init(&memory->merge_empty, 1, kMergeThreads);
     barrier_init_fence();
   }
-  for (int i = threadIdx.x; i < kItemSlots * Config::kQueries * Config::kQueryStride; i += kBlockThreads) {
-    int slot = i / (Config::kQueries * Config::kQueryStride),
-        rest = i % (Config::kQueries * Config::kQueryStride);
-    if (rest >= group * Config::kQueryStride) memory->items[slot].q[0][rest] = __float2bfloat16(0);
-  }
   __syncthreads();
 }
 
@@ -153,7 +148,7 @@ __global__ void __launch_bounds__(kBlockThreads, Config::kResident)
   extern __shared__ uint8_t shared[];
   auto* memory =
       reinterpret_cast<BlockMemory<Config>*>(shared + (1024 - shared_address(shared) % 1024) % 1024);
-  begin_block(p.heads / p.cache.kv_heads, memory);
+  begin_block(memory);
   allow_next_launch();
   if (!p.overlap_previous) wait_for_previous_launch();
   BlockPlan block = p.plan.block_plans[static_cast<int64_t>(p.layer) * p.plan.blocks + blockIdx.x];

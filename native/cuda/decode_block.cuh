@@ -43,7 +43,7 @@ struct DecodeConfig {
 
 template <typename Config>
 struct alignas(16) ItemSlot {
-  __nv_bfloat16 q[Config::kQueries][Config::kQueryStride];  // rows behind the group are zero
+  __nv_bfloat16 q[Config::kQueries][Config::kQueryStride];  // of the group; the rows behind it are not set
   __nv_bfloat16 key[Config::kDim];                          // of the new token
   __nv_bfloat16 value[Config::kDim];
   ItemPlan plan;

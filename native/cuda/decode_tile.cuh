@@ -30,16 +30,16 @@ struct DecodeState {
   float top[kTiles][2];           // largest score so far, unscaled; of queries 2t and 2t + 1
   float sum[kTiles][2];           // of this lane's rows only
 
-  // Takes the queries from shared memory, where rows are `stride` elements apart.
-  __device__ __forceinline__ void begin(const __nv_bfloat16* rows, int stride) {
+  // Takes the queries from shared memory, where rows are `stride` elements apart and `group` are there.
+  __device__ __forceinline__ void begin(const __nv_bfloat16* rows, int stride, int group) {
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int n = 0; n < kTiles; n++) {
       const uint32_t* row = reinterpret_cast<const uint32_t*>(rows + (n * 8 + g) * stride) + t;
 #pragma unroll
       for (int i = 0; i < kSteps; i++) {
-        q[n][i][0] = row[i * 8];
-        q[n][i][1] = row[i * 8 + 4];
+        q[n][i][0] = n * 8 + g < group ? row[i * 8] : 0;
+        q[n][i][1] = n * 8 + g < group ? row[i * 8 + 4] : 0;
 #pragma unroll
         for (int j = 0; j < 4; j++) out[n][i][j] = 0;
       }

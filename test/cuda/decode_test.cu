@@ -250,6 +250,7 @@ void list_lengths(int sms) {
     run_case(make("density 1", dim, 4, 2, sms, 128, 0, {1000, 700}, all), 4);
     run_case(make("density 0", dim, 4, 2, sms, 128, 0, {1000, 700}, none), 5);
     run_case(make("nothing at all", dim, 4, 2, sms, 128, 0, {0, 0, 0}, none), 6);
+    run_case(make("items of one page", dim, 4, 3, 1, 64, 0, std::vector<int>(40, 30), none), 13);
     run_case(make("many items", dim, 4, 8, sms, 64, 0, std::vector<int>(40, 300), edge), 7);
   }
   Case dominant = make("dominant", 128, 4, 2, sms, 128, 0, {2000, 900}, all);

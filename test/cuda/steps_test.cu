@@ -277,16 +277,17 @@ void run(const Setup& setup) {
   check_books(setup, histories, &engine.cache());
 }
 
-// A pool with exactly the pages for 64 kept pairs per list that keeps any: the step that needs more is
-// refused as a whole, and goes through once there is room.
-void exhaustion() {
+// A pool with exactly the pages for 64 kept pairs per list that keeps any, and `spare` more: the step that
+// needs 4 more is refused as a whole, and goes through once there is room.
+void exhaustion(int spare) {
   Setup setup;
   setup.name = "exhaustion";
   setup.geometry = {3, 2, 64, 8, 0, 3, 8, 0};
   setup.slots = {1, 2};
   setup.density = 0;
   int lists = 3 * 2 * 2, keeping = (lists + 2) / 3;
-  setup.geometry.capacity = lists + keeping + 6;  // and a third sequence, which makes room when it goes
+  setup.geometry.capacity =
+      lists + keeping + 6 + spare;  // and a third sequence, which makes room when it goes
   Engine engine(setup);
   for (int32_t slot : {0, 1, 2})
     CHECK_CUDA(create_sequence(engine.cache().state, slot, kThreshold, engine.stream()));
@@ -301,11 +302,11 @@ void exhaustion() {
   };
   for (int i = 0; i < 64 + 8; i++) remember(setup, step(), &histories);
   expect(engine.cache().status.read()[0].failure == StepFailure::kNone, "exhaustion: an exact fit succeeds");
-  expect(engine.cache().free_count.read()[0] == 0, "exhaustion: all pages are used");
+  expect(engine.cache().free_count.read()[0] == spare, "exhaustion: all other pages are used");
   Snapshot before(engine.cache());
   step();
   StepStatus status = engine.cache().status.read()[0];
-  expect(status.failure == StepFailure::kPoolExhausted && status.missing_pages == keeping,
+  expect(status.failure == StepFailure::kPoolExhausted && status.missing_pages == keeping - spare,
          "exhaustion: reported");
   CHECK_CUDA(release_sequence(engine.cache().state, 0, engine.stream()));
   CHECK_CUDA(cudaStreamSynchronize(engine.stream()));
@@ -319,7 +320,7 @@ void exhaustion() {
   engine.cache().status.write({StepStatus()});
   for (int i = 0; i < 3; i++) remember(setup, step(), &histories);
   expect(engine.cache().status.read()[0].failure == StepFailure::kNone, "exhaustion: goes on with room");
-  expect(engine.cache().free_count.read()[0] == 6 - keeping, "exhaustion: pages taken");
+  expect(engine.cache().free_count.read()[0] == 6 + spare - keeping, "exhaustion: pages taken");
 }
 
 }  // namespace
@@ -334,7 +335,7 @@ void steps_test(bool quick) {
   run({"steps 64, window 1", {3, 2, 64, 1, 0, 3, 16, 128}, 2, 140, 0.5, {2, 1}, 3});
   run({"steps 64, window 50 and slack 30", {3, 2, 64, 50, 30, 3, 16, 128}, 1, 200, 0.5, {2, 1}, 3});
   run({"steps 128, group 16", {3, 3, 128, 64, 0, 3, 16, 128}, 16, 150, 0.5, {2, 1}, 20});
-  exhaustion();
+  for (int spare : {0, 1, 3}) exhaustion(spare);
 }
 
 }  // namespace spkv_test
