@@ -227,7 +227,7 @@ std::string time_decode(const Work& work, int blocks) {
       "\"" + work.name + "\": {\"T\": " + std::to_string(work.length) +
       ", \"heads\": " + std::to_string(work.heads) + ", \"kvHeads\": " + std::to_string(work.kv_heads) +
       ", \"dim\": " + std::to_string(work.dim) + ", \"batch\": " + std::to_string(work.batch) +
-      ", \"us\": " + std::to_string(apart) + ", \"lengths\": [";
+      ", \"us\": " + std::to_string(apart) + ", \"GBps\": " + std::to_string(rate) + ", \"lengths\": [";
   for (int i = 0; i < work.batch * work.kv_heads; i++)
     lengths += (i > 0 ? "," : "") + std::to_string(work.window + lists.kept[i]);
   return lengths + "]}";
