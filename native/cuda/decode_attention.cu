@@ -197,14 +197,14 @@ cudaError_t decode_attention(const DecodeAttentionParams& params, cudaStream_t s
   if (group < 1 || group > 16 || group * params.cache.kv_heads != params.heads || !(params.scale > 0) ||
       params.q_stride % 8 != 0 || params.kv_stride % 8 != 0)
     return cudaErrorInvalidValue;
-  // 100 to 130 KB of pages under way keep the memory busy. More do not read faster, but let the SMs' shares
+  // 80 to 100 KB of pages under way keep the memory busy. More do not read faster, but let the SMs' shares
   // of the bandwidth drift apart.
   if (params.cache.head_dim == 128)
-    return group <= 8 ? launch<DecodeConfig<128, 1, 4>>(params, stream)
-                      : launch<DecodeConfig<128, 2, 4>>(params, stream);
+    return group <= 8 ? launch<DecodeConfig<128, 1, 3>>(params, stream)
+                      : launch<DecodeConfig<128, 2, 3>>(params, stream);
   if (params.cache.head_dim == 64)
-    return group <= 8 ? launch<DecodeConfig<64, 1, 7>>(params, stream)
-                      : launch<DecodeConfig<64, 2, 7>>(params, stream);
+    return group <= 8 ? launch<DecodeConfig<64, 1, 5>>(params, stream)
+                      : launch<DecodeConfig<64, 2, 5>>(params, stream);
   return cudaErrorInvalidValue;
 }
 

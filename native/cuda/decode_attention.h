@@ -6,7 +6,8 @@
 // over the kept pairs, the pairs of the ring that are less than `window` old, the one that is exactly that
 // old if it is to be kept, and the new token's own pair, which is not in the cache yet. What lies in unused
 // slots is never looked at, be it NaN. A NaN in a sequence's own numbers comes out as NaN. The result is the
-// same bit for bit in every run: where a list is cut, the parts are merged in order.
+// same bit for bit in every run: where a list is cut, the parts are merged in order. Where that is depends
+// on the lengths of all lists of the step: in another batch a sequence's result is the same to rounding only.
 #pragma once
 
 #include <cuda_bf16.h>

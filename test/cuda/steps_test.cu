@@ -323,6 +323,78 @@ void exhaustion(int spare) {
   expect(engine.cache().free_count.read()[0] == 6 + spare - keeping, "exhaustion: pages taken");
 }
 
+// Sequences come, take steps in ever different company, and go, in a pool that is too small now and then;
+// no attention. The books have to be right throughout.
+void traffic(int rounds) {
+  Setup setup;
+  setup.name = "traffic";
+  setup.geometry = {2, 2, 64, 8, 3, 6, 6, 60};
+  const Geometry& g = setup.geometry;
+  constexpr int kBatch = 2;
+  TestCache cache(g, kBatch, 5);
+  Random random(11);
+  size_t rows = static_cast<size_t>(g.layers) * kBatch * g.kv_heads;
+  DeviceArray<bf16> pairs(random.normals(rows * g.dim));
+  DeviceArray<float> utilities(rows);
+  DeviceArray<int32_t> slots(kBatch);
+  DecodeInsertParams insert{cache.state,
+                            cache.plan,
+                            pairs.get(),
+                            pairs.get(),
+                            utilities.get(),
+                            static_cast<int64_t>(rows / g.layers) * g.dim,
+                            static_cast<int64_t>(g.kv_heads) * g.dim};
+  std::vector<History> histories;  // of setup.slots, in that order
+  std::vector<int32_t> idle = {0, 1, 2, 3, 4, 5};
+  auto leave = [&](size_t i) {
+    CHECK_CUDA(release_sequence(cache.state, setup.slots[i], nullptr));
+    idle.push_back(setup.slots[i]);
+    setup.slots.erase(setup.slots.begin() + static_cast<int64_t>(i));
+    histories.erase(histories.begin() + static_cast<int64_t>(i));
+  };
+  auto one_of = [&] { return static_cast<size_t>(random.below(static_cast<int>(setup.slots.size()))); };
+  int refused = 0, steps = 0;
+  for (int round = 0; round < rounds; round++) {
+    int free_pages = cache.free_count.read()[0];
+    if (!idle.empty() && free_pages >= g.layers * g.kv_heads && random.below(20) == 0) {
+      CHECK_CUDA(create_sequence(cache.state, idle.back(), kThreshold, nullptr));
+      setup.slots.push_back(idle.back());
+      histories.emplace_back();
+      idle.pop_back();
+    }
+    for (size_t i = setup.slots.size(); i-- > 0;)
+      if (histories[i].keys.size() > 250 || random.below(500) == 0) leave(i);
+    if (setup.slots.size() < kBatch) continue;
+    size_t first = one_of(), second = one_of();
+    if (second == first) second = (first + 1) % setup.slots.size();
+    std::vector<float> drawn(rows);
+    for (float& u : drawn) u = random.uniform() < 0.7 ? 0.9f : 0.1f;
+    utilities.write(drawn);
+    slots.write({setup.slots[first], setup.slots[second]});
+    CHECK_CUDA(plan_step({cache.state, cache.plan, slots.get()}, nullptr));
+    CHECK_CUDA(decode_insert(insert, nullptr));
+    if (cache.status.read()[0].failure != StepFailure::kNone) {
+      refused++;
+      cache.status.write({StepStatus()});
+      leave(first);
+      continue;
+    }
+    steps++;
+    for (size_t b = 0; b < kBatch; b++) {
+      History& history = histories[b == 0 ? first : second];
+      history.keys.emplace_back();
+      std::vector<float> mine;
+      for (int list = 0; list < g.layers * g.kv_heads; list++)
+        mine.push_back(drawn[(list / g.kv_heads * kBatch + b) * g.kv_heads + list % g.kv_heads]);
+      history.utilities.push_back(mine);
+    }
+    if (round % 100 == 0) check_books(setup, histories, &cache);
+  }
+  check_books(setup, histories, &cache);
+  printf("traffic: %d steps, %d refused\n", steps, refused);
+  expect(refused > 10 && steps > rounds / 2, "traffic: some steps are refused, most are not");
+}
+
 }  // namespace
 
 void steps_test(bool quick) {
@@ -336,6 +408,7 @@ void steps_test(bool quick) {
   run({"steps 64, window 50 and slack 30", {3, 2, 64, 50, 30, 3, 16, 128}, 1, 200, 0.5, {2, 1}, 3});
   run({"steps 128, group 16", {3, 3, 128, 64, 0, 3, 16, 128}, 16, 150, 0.5, {2, 1}, 20});
   for (int spare : {0, 1, 3}) exhaustion(spare);
+  traffic(50000);
 }
 
 }  // namespace spkv_test
