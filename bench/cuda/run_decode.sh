@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds, checks and times the CUDA decode path beside PyTorch on one GPU. Usage: run_decode.sh OUTPUT_FOLDER
-# [SECONDS for each part]. From the root of the repository; needs nvcc, and python3 with PyTorch for the peer.
+# Builds, checks and times the CUDA decode path on one GPU; then run peer_decode.py. Usage: run_decode.sh OUTPUT_FOLDER
+# [SECONDS for each part]. From the root of the repository; needs nvcc. TEST_ONLY=1 leaves the timing out.
 out=$1
 limit=${2:-120}
 build=${BUILD:-/tmp/spkv-cuda}
@@ -15,7 +15,5 @@ library=""
 for source in native/cuda/*.cu; do library="$library $build/$(basename "$source" .cu).o"; done
 nvcc $flags -o "$build/decode_test" "$build/decode_test.o" "$build/steps_test.o" $library || exit 1
 nvcc $flags -o "$build/decode_bench" "$build/decode_bench.o" $library || exit 1
-timeout "$limit" "$build/decode_test"
-echo "decode_test: exit $?"
+timeout "$limit" "$build/decode_test" || exit 1
 [ -n "$TEST_ONLY" ] || timeout "$limit" "$build/decode_bench" "$out"
-echo "decode_bench: exit $?"

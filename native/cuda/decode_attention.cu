@@ -143,7 +143,7 @@ __device__ __forceinline__ void begin_block(BlockMemory<Config>* memory) {
 }
 
 template <typename Config>
-__global__ void __launch_bounds__(kBlockThreads, Config::kResident)
+__global__ void __launch_bounds__(kBlockThreads, 1)
     decode_kernel(const __grid_constant__ DecodeAttentionParams p) {
   extern __shared__ uint8_t shared[];
   auto* memory =

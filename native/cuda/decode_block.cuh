@@ -31,10 +31,9 @@ constexpr int kItemSlots = 4;
 
 constexpr int kMergeBarrier = 1;  // among the merge warps
 
-template <int dim, int tiles, int stages, int resident = 1>
+template <int dim, int tiles, int stages>
 struct DecodeConfig {
   static constexpr int kDim = dim, kTiles = tiles, kStages = stages;
-  static constexpr int kResident = resident;  // blocks per SM that there must be room for
   static constexpr int kQueries = 8 * tiles, kPanels = panels(dim), kPageBytes = page_bytes(dim);
   // Rows of shared memory are padded so that the lanes of a fragment use different banks.
   static constexpr int kQueryStride = dim + 8, kOutStride = dim + 4;
