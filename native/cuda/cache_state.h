@@ -1,0 +1,64 @@
+// The cache as it lies in device memory. See core/cache.h for what it means, common/page.cuh for a page.
+//
+// The pool is an array of pages. Which pages a list has stands in its row of the table; lists are numbered
+// (layer * sequences + sequence) * kvHeads + head:
+//
+//   table row:     ring 0 .. ring R-1 | kept 0 .. kept ceil(N/64)-1 | unused (never read)
+//                  0          R                                      table_pages
+//
+//   ring           slot p mod S has the pair of position p, S = window + slack; with T pairs seen,
+//                  positions [T - window, T) are live
+//   kept           pairs [0, N) that have left the window, in order of position
+//
+//   free pages:    [ page ids not in any row ............ | garbage ]
+//                  0                                 free_count
+//
+// A decode step is   plan -> attention of every layer -> insert,   one launch each. Only `insert` changes the
+// cache; everything that it and the attention need to know was written by `plan`, so within one launch nobody
+// reads what another block writes. A step that cannot be completed leaves a failure here, which stays until
+// the host clears it, and changes nothing; neither do the steps that were enqueued behind it.
+#pragma once
+
+#include <climits>
+#include <cstdint>
+
+namespace spkv {
+namespace cuda {
+
+enum class StepFailure : int32_t { kNone = 0, kPoolExhausted = 1, kTableFull = 2 };
+
+struct StepStatus {
+  StepFailure failure = StepFailure::kNone;
+  int32_t missing_pages = 0;
+  int32_t non_finite = INT_MAX;  // else the least layer * 3 + (0 key, 1 value, 2 utility) that was bad
+};
+
+struct CacheState {
+  int32_t layers = 0;
+  int32_t kv_heads = 0;
+  int32_t head_dim = 0;
+  int32_t window = 0;
+  int32_t ring_slots = 0;   // S
+  int32_t ring_pages = 0;   // R
+  int32_t keep_words = 0;   // ceil(S / 32)
+  int32_t sequences = 0;    // room for so many
+  int32_t table_pages = 0;  // length of a table row
+  int32_t capacity_pages = 0;
+
+  uint8_t* pool = nullptr;        // [capacity_pages][page bytes], 1024-byte aligned
+  int32_t* table = nullptr;       // [lists][table_pages]
+  int32_t* kept = nullptr;        // [lists] N
+  uint32_t* keep = nullptr;       // [lists][keep_words] bit s: the pair in ring slot s is to be kept
+  int32_t* length = nullptr;      // [sequences] T
+  float* threshold = nullptr;     // [sequences]
+  int32_t* free_pages = nullptr;  // [capacity_pages]
+  int32_t* free_count = nullptr;  // [1]
+  StepStatus* status = nullptr;   // [1]
+
+  __host__ __device__ int64_t list(int layer, int sequence, int head) const {
+    return (int64_t{layer} * sequences + sequence) * kv_heads + head;
+  }
+};
+
+}  // namespace cuda
+}  // namespace spkv

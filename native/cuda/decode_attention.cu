@@ -1,0 +1,212 @@
+// How the grid maps to the work: one persistent block per SM takes the units that the plan gives it. See
+// decode_block.cuh for what its warps do.
+#include "cuda/decode_attention.h"
+
+#include "cuda/decode_feed.cuh"
+#include "cuda/decode_merge.cuh"
+
+namespace spkv {
+namespace cuda {
+namespace {
+
+// Which of the warp's 16 slots of a unit the new token sees.
+__device__ __forceinline__ uint32_t visible_slots(const Units& units, const ItemPlan& item, int unit,
+                                                  const CacheState& cache) {
+  int row = threadIdx.x / 32 * kTileSlots + threadIdx.x % 32;
+  bool seen = row < units.rows(unit);
+  if (unit < units.ring_units) {
+    int slot = unit * kPageSlots + row;
+    int age = item.length % cache.ring_slots - slot;  // new token's position minus the slot's
+    if (age <= 0) age += cache.ring_slots;
+    seen = seen && age <= cache.window && slot != item.hidden_slot;
+  }
+  return __ballot_sync(~0u, seen) & kAllVisible;
+}
+
+// Takes in one page that has arrived.
+template <typename Config>
+__device__ __forceinline__ void attend_page(typename Config::State* state, uint32_t page, uint32_t visible,
+                                            float scale_log2) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, matrix = lane / 8;
+  // Rows of a tile start at a multiple of 8, so that row & 7 is that of the lane in its matrix.
+  uint32_t key_row = page + (warp * kTileSlots + lane % 8 + matrix % 2 * 8) * kRowBytes;
+  uint32_t key_chunk = (matrix / 2 ^ lane % 8) * kChunkBytes;
+  uint32_t value_row =
+      page + Config::kPanels * kPanelBytes + (warp * kTileSlots + lane % 8 + matrix / 2 * 8) * kRowBytes;
+  uint32_t value_chunk = (matrix % 2 ^ lane % 8) * kChunkBytes;
+  auto load_keys = [&](int i, uint32_t(&a)[4]) {
+    load_matrices(a, key_row + i / 4 * kPanelBytes + (key_chunk ^ i % 4 * 2 * kChunkBytes));
+  };
+  auto load_values = [&](int i, uint32_t(&a)[4]) {
+    load_matrices_transposed(a, value_row + i / 4 * kPanelBytes + (value_chunk ^ i % 4 * 2 * kChunkBytes));
+  };
+  if (visible == kAllVisible) {
+    state->template attend<false>(load_keys, load_values, visible, scale_log2);
+  } else if (visible != 0) {
+    state->template attend<true>(load_keys, load_values, visible, scale_log2);
+  }
+}
+
+__device__ __forceinline__ bool finite_bf16(uint32_t pair) {
+  return (pair & 0x7f80) != 0x7f80 && (pair & 0x7f800000) != 0x7f800000;
+}
+
+// Takes in the step's own pair as slot 0 of a tile, and checks it.
+template <typename Config>
+__device__ __forceinline__ void attend_new(typename Config::State* state, const DecodeAttentionParams& p,
+                                           const ItemSlot<Config>& slot, float scale_log2) {
+  int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const uint32_t* key = reinterpret_cast<const uint32_t*>(slot.key) + t;
+  const unsigned short* value = reinterpret_cast<const unsigned short*>(slot.value) + g;
+  bool good_key = true, good_value = true;
+  auto load_keys = [&](int i, uint32_t(&a)[4]) {
+    a[0] = g == 0 ? key[i * 8] : 0;
+    a[2] = g == 0 ? key[i * 8 + 4] : 0;
+    a[1] = a[3] = 0;
+    good_key = good_key && finite_bf16(a[0]) && finite_bf16(a[2]);
+  };
+  auto load_values = [&](int i, uint32_t(&a)[4]) {
+    a[0] = t == 0 ? value[i * 16] : 0;
+    a[1] = t == 0 ? value[i * 16 + 8] : 0;
+    a[2] = a[3] = 0;
+    good_value = good_value && finite_bf16(a[0]) && finite_bf16(a[1]);
+  };
+  state->template attend<true>(load_keys, load_values, 1, scale_log2);
+  if (!good_key || !good_value) atomicMin(&p.cache.status->non_finite, p.layer * 3 + (good_key ? 1 : 0));
+}
+
+// Takes in what the block has of the next item, and hands the result over.
+template <typename Config>
+__device__ __forceinline__ ItemPlan compute_item(const DecodeAttentionParams& p, const BlockPlan& block,
+                                                 RingPosition<Config::kStages>* stage,
+                                                 RingPosition<kItemSlots>* at, RingPosition<1>* turn,
+                                                 BlockMemory<Config>* memory) {
+  int lane = threadIdx.x % 32;
+  float scale_log2 = p.scale * 1.44269504f;
+  typename Config::State state;
+  const ItemSlot<Config>& slot = memory->items[at->index];
+  barrier_wait(shared_address(&memory->item_full[at->index]), at->phase);
+  ItemPlan item = slot.plan;
+  state.begin(slot.q[0], Config::kQueryStride, p.heads / p.cache.kv_heads);
+  int begin = fragment_begin(block, item), end = fragment_end(block, item);
+  if (begin == 0 && threadIdx.x < 32) attend_new<Config>(&state, p, slot, scale_log2);
+  __syncwarp();
+  if (lane == 0) barrier_arrive(shared_address(&memory->item_empty[at->index]));
+  at->advance();
+  Units units(item.length, item.kept, p.cache);
+  for (int i = begin; i < end; i++) {
+    uint32_t visible = kAllVisible;
+    if (i < units.ring_units || units.rows(i) < kPageSlots) visible = visible_slots(units, item, i, p.cache);
+    barrier_wait(shared_address(&memory->page_full[stage->index]), stage->phase);
+    attend_page<Config>(&state, shared_address(memory->stages[stage->index]), visible, scale_log2);
+    __syncwarp();
+    if (lane == 0) barrier_arrive(shared_address(&memory->page_empty[stage->index]));
+    stage->advance();
+  }
+  state.finish();
+  barrier_wait(shared_address(&memory->merge_empty), turn->phase ^ 1);
+  turn->advance();
+  share_state<Config>(state, &memory->merge);
+  barrier_arrive(shared_address(&memory->merge_full));
+  return item;
+}
+
+// What the compute warps do.
+template <typename Config>
+__device__ __forceinline__ void compute_items(const DecodeAttentionParams& p, const BlockPlan& block,
+                                              BlockMemory<Config>* memory) {
+  RingPosition<Config::kStages> stage;
+  RingPosition<kItemSlots> at;
+  RingPosition<1> turn;
+  int unit = block.begin;
+  while (unit < block.end) {
+    ItemPlan item = compute_item(p, block, &stage, &at, &turn, memory);
+    unit = item.first_unit + item.units;
+  }
+}
+
+template <typename Config>
+__device__ __forceinline__ void begin_block(BlockMemory<Config>* memory) {
+  auto init = [](uint64_t* barriers, int count, int arrivals) {
+    for (int i = 0; i < count; i++) barrier_init(shared_address(barriers + i), arrivals);
+  };
+  if (threadIdx.x == 0) {
+    init(memory->page_full, Config::kStages, 1);
+    init(memory->page_empty, Config::kStages, kComputeWarps);
+    init(memory->item_full, kItemSlots, 1);
+    init(memory->item_empty, kItemSlots, kComputeWarps + kMergeWarps);
+    init(&memory->merge_full, 1, kComputeWarps * 32);
+    init(&memory->merge_empty, 1, kMergeThreads);
+    barrier_init_fence();
+  }
+  __syncthreads();
+}
+
+template <typename Config>
+__global__ void __launch_bounds__(kBlockThreads, 1)
+    decode_kernel(const __grid_constant__ DecodeAttentionParams p) {
+  extern __shared__ uint8_t shared[];
+  auto* memory =
+      reinterpret_cast<BlockMemory<Config>*>(shared + (1024 - shared_address(shared) % 1024) % 1024);
+  begin_block(memory);
+  allow_next_launch();
+  if (!p.overlap_previous) wait_for_previous_launch();
+  BlockPlan block = p.plan.block_plans[static_cast<int64_t>(p.layer) * p.plan.blocks + blockIdx.x];
+  int warp = threadIdx.x / 32;
+  if (warp == kPageWarp) {
+    feed_pages(p, block, memory);
+    return;
+  }
+  wait_for_previous_launch();
+  if (warp == kItemWarp) {
+    feed_items(p, block, memory);
+  } else if (warp < kComputeWarps) {
+    compute_items(p, block, memory);
+  } else {
+    merge_items(p, block, memory);
+  }
+}
+
+template <typename Config>
+cudaError_t launch(const DecodeAttentionParams& params, cudaStream_t stream) {
+  constexpr int kSharedBytes = static_cast<int>(sizeof(BlockMemory<Config>)) + 1024;
+  cudaError_t error =
+      cudaFuncSetAttribute(decode_kernel<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute early = {};  // blocks start early; wait_for_previous_launch keeps the order
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(params.plan.blocks));
+  config.blockDim = dim3(kBlockThreads);
+  config.dynamicSmemBytes = kSharedBytes;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, decode_kernel<Config>, params);
+}
+
+}  // namespace
+
+int64_t decode_partial_floats(int head_dim, int group, int blocks) {
+  return int64_t{2} * blocks * partial_floats(head_dim, group <= 8 ? 8 : 16);
+}
+
+cudaError_t decode_attention(const DecodeAttentionParams& params, cudaStream_t stream) {
+  int group = params.heads / params.cache.kv_heads;
+  if (group < 1 || group > 16 || group * params.cache.kv_heads != params.heads || !(params.scale > 0) ||
+      params.q_stride % 8 != 0 || params.kv_stride % 8 != 0)
+    return cudaErrorInvalidValue;
+  // 80 to 100 KB of pages under way keep the memory busy. More do not read faster, but let the SMs' shares
+  // of the bandwidth drift apart.
+  if (params.cache.head_dim == 128)
+    return group <= 8 ? launch<DecodeConfig<128, 1, 3>>(params, stream)
+                      : launch<DecodeConfig<128, 2, 3>>(params, stream);
+  if (params.cache.head_dim == 64)
+    return group <= 8 ? launch<DecodeConfig<64, 1, 5>>(params, stream)
+                      : launch<DecodeConfig<64, 2, 5>>(params, stream);
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace cuda
+}  // namespace spkv

@@ -1,0 +1,121 @@
+// A block of decode attention: who does what, and what its shared memory holds.
+//
+//   warps 0..3   compute: warp w takes slots [16w, 16w + 16) of every page
+//   warps 4..7   merge the compute warps' states at the end of an item, and write results
+//   warp  8      streams pages from the pool into the stages
+//   warp  9      streams the queries and new pairs of items into the item slots
+//
+//   pages  -> stages  ->  compute  ->  merge buffer  ->  merge  ->  out, or partials
+//   items  -> slots   ->
+//
+// Each arrow is a pair of barriers, full and empty, so that nobody waits for anybody who is a ring ahead. All
+// four walk the same items, from the block's first unit to its last; what a block has of an item is a
+// fragment.
+#pragma once
+
+#include "cuda/common/page.cuh"
+#include "cuda/common/ptx.cuh"
+#include "cuda/decode_attention.h"
+#include "cuda/decode_tile.cuh"
+
+namespace spkv {
+namespace cuda {
+
+constexpr int kComputeWarps = 4;
+constexpr int kMergeWarps = 4;
+constexpr int kMergeThreads = kMergeWarps * 32;
+constexpr int kPageWarp = kComputeWarps + kMergeWarps;
+constexpr int kItemWarp = kPageWarp + 1;
+constexpr int kBlockThreads = (kItemWarp + 1) * 32;
+constexpr int kItemSlots = 4;
+
+constexpr int kMergeBarrier = 1;  // among the merge warps
+
+template <int dim, int tiles, int stages>
+struct DecodeConfig {
+  static constexpr int kDim = dim, kTiles = tiles, kStages = stages;
+  static constexpr int kQueries = 8 * tiles, kPanels = panels(dim), kPageBytes = page_bytes(dim);
+  // Rows of shared memory are padded so that the lanes of a fragment use different banks.
+  static constexpr int kQueryStride = dim + 8, kOutStride = dim + 4;
+  using State = DecodeState<dim, tiles>;
+};
+
+template <typename Config>
+struct alignas(16) ItemSlot {
+  __nv_bfloat16 q[Config::kQueries][Config::kQueryStride];  // of the group; the rows behind it are not set
+  __nv_bfloat16 key[Config::kDim];                          // of the new token
+  __nv_bfloat16 value[Config::kDim];
+  ItemPlan plan;
+};
+
+template <typename Config>
+struct alignas(16) MergeBuffer {
+  float out[kComputeWarps][Config::kQueries][Config::kOutStride];
+  float top[kComputeWarps][Config::kQueries];
+  float sum[kComputeWarps][Config::kQueries];
+};
+
+template <typename Config>
+struct alignas(1024) BlockMemory {
+  uint8_t stages[Config::kStages][Config::kPageBytes];
+  ItemSlot<Config> items[kItemSlots];
+  MergeBuffer<Config> merge;
+  uint64_t page_full[Config::kStages], page_empty[Config::kStages];
+  uint64_t item_full[kItemSlots], item_empty[kItemSlots];
+  uint64_t merge_full, merge_empty;
+  int last;
+};
+
+// A place in a ring and the parity of its phase.
+template <int kSize>
+struct RingPosition {
+  int index = 0;
+  uint32_t phase = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++index == kSize) {
+      index = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+// Rows and place in the table of the units of an item: see StepPlan.
+struct Units {
+  int ring_rows, ring_units, kept;
+
+  __device__ __forceinline__ Units(int length, int kept, const CacheState& cache)
+      : ring_rows(min(length, cache.ring_slots)),
+        ring_units((ring_rows + kPageSlots - 1) / kPageSlots),
+        kept(kept) {}
+
+  __device__ __forceinline__ int rows(int unit) const {
+    return unit < ring_units ? min(kPageSlots, ring_rows - unit * kPageSlots)
+                             : min(kPageSlots, kept - (unit - ring_units) * kPageSlots);
+  }
+  __device__ __forceinline__ int table_index(int unit, const CacheState& cache) const {
+    return unit < ring_units ? unit : cache.ring_pages + unit - ring_units;
+  }
+};
+
+// Units of the item that the block has.
+__device__ __forceinline__ int fragment_begin(const BlockPlan& block, const ItemPlan& item) {
+  return max(0, block.begin - item.first_unit);
+}
+__device__ __forceinline__ int fragment_end(const BlockPlan& block, const ItemPlan& item) {
+  return min(item.units, block.end - item.first_unit);
+}
+
+__device__ __forceinline__ const ItemPlan* layer_items(const DecodeAttentionParams& p) {
+  return p.plan.items + static_cast<int64_t>(p.layer) * p.plan.batch * p.cache.kv_heads;
+}
+
+__device__ __forceinline__ ItemPlan read_item(const ItemPlan* from) {
+  ItemPlan item;
+  reinterpret_cast<int4*>(&item)[0] = reinterpret_cast<const int4*>(from)[0];
+  reinterpret_cast<int4*>(&item)[1] = reinterpret_cast<const int4*>(from)[1];
+  return item;
+}
+
+}  // namespace cuda
+}  // namespace spkv

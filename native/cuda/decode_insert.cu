@@ -1,0 +1,108 @@
+// One warp per list. A lane moves one 16-byte chunk of a pair: with D = 128, lanes 0..15 have the key's 16
+// and lanes 16..31 the value's; with D = 64 half of the lanes rest.
+#include "cuda/decode_insert.h"
+
+#include "cuda/common/page.cuh"
+
+namespace spkv {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kListsPerBlock = kThreads / 32;
+
+// The pages that all layers need, and those of the layers before `layer`. Every warp adds them up for itself:
+// so all come to the same decision without waiting for each other.
+__device__ void count_needs(const StepPlan& plan, int layers, int layer, int* all, int* before) {
+  int mine_all = 0, mine_before = 0;
+  for (int i = threadIdx.x % 32; i < layers; i += 32) {
+    int need = plan.needs[i];
+    mine_all += need;
+    mine_before += i < layer ? need : 0;
+  }
+  *all = __reduce_add_sync(~0u, mine_all);
+  *before = __reduce_add_sync(~0u, mine_before);
+}
+
+__device__ uint8_t* slot_chunk(const CacheState& cache, int page_bytes, int32_t page, int slot, int chunk) {
+  return cache.pool + static_cast<int64_t>(page) * page_bytes + chunk_offset(slot, chunk);
+}
+
+template <int kDim>
+__global__ void __launch_bounds__(kThreads) insert_kernel(DecodeInsertParams p) {
+  constexpr int kChunks = kDim / kChunkDims, kBytes = page_bytes(kDim);
+  const CacheState& cache = p.cache;
+  int items = p.plan.batch * cache.kv_heads, lane = threadIdx.x % 32;
+  int number = blockIdx.x * kListsPerBlock + threadIdx.x / 32;
+  if (number >= items * cache.layers) return;
+  int layer = number / items, index = number % items;
+  int b = index / cache.kv_heads, head = index % cache.kv_heads;
+  ItemPlan item = p.plan.items[static_cast<int64_t>(layer) * items + index];
+  StepStatus status = *cache.status;
+  int free_top = *p.plan.free_top, needed, before;
+  count_needs(p.plan, cache.layers, layer, &needed, &before);
+  if (needed > free_top) {
+    // Another block may read this before or after: it stops in either case.
+    if (number == 0 && lane == 0 && status.failure == StepFailure::kNone) {
+      cache.status->missing_pages = needed - free_top;
+      cache.status->failure = StepFailure::kPoolExhausted;
+    }
+    return;
+  }
+  if (status.failure != StepFailure::kNone || status.non_finite != INT_MAX) return;
+
+  int64_t list = cache.list(layer, item.sequence, head);
+  int32_t* row = cache.table + list * cache.table_pages;
+  int half = lane / kChunks, chunk = lane % kChunks;  // 0: keys, 1: values
+  int offset = half * values_offset(kDim);
+  if (item.leaves) {
+    int from = (item.length - cache.window) % cache.ring_slots;
+    int place = cache.ring_pages + item.kept / kPageSlots;
+    int32_t page = item.rank >= 0 ? cache.free_pages[free_top - 1 - before - item.rank] : row[place];
+    if (half < 2) {
+      const uint8_t* source =
+          slot_chunk(cache, kBytes, row[from / kPageSlots], from % kPageSlots, chunk) + offset;
+      uint8_t* target = slot_chunk(cache, kBytes, page, item.kept % kPageSlots, chunk) + offset;
+      *reinterpret_cast<uint4*>(target) = *reinterpret_cast<const uint4*>(source);
+    }
+    if (lane == 0) {
+      if (item.rank >= 0) row[place] = page;
+      cache.kept[list] = item.kept + 1;
+    }
+  }
+  // Without slack this is the slot that has just been read, chunk by chunk by the same lanes.
+  int slot = item.length % cache.ring_slots;
+  if (half < 2) {
+    const __nv_bfloat16* source = (half == 0 ? p.keys : p.values) + layer * p.layer_stride + b * p.kv_stride +
+                                  static_cast<int64_t>(head) * kDim + chunk * kChunkDims;
+    uint8_t* target = slot_chunk(cache, kBytes, row[slot / kPageSlots], slot % kPageSlots, chunk) + offset;
+    *reinterpret_cast<uint4*>(target) = *reinterpret_cast<const uint4*>(source);
+  }
+  if (lane == 0) {
+    bool keep = !p.utilities || p.utilities[number] >= cache.threshold[item.sequence];
+    uint32_t* word = cache.keep + list * cache.keep_words + slot / 32;
+    uint32_t bit = 1u << (slot % 32);
+    *word = keep ? *word | bit : *word & ~bit;
+    // Lengths and the free count are read by `plan` only.
+    if (layer == 0 && head == 0) cache.length[item.sequence] = item.length + 1;
+    if (number == 0) *cache.free_count = free_top - needed;
+  }
+}
+
+}  // namespace
+
+cudaError_t decode_insert(const DecodeInsertParams& params, cudaStream_t stream) {
+  int lists = params.cache.layers * params.plan.batch * params.cache.kv_heads;
+  int blocks = (lists + kListsPerBlock - 1) / kListsPerBlock;
+  if (params.cache.head_dim == 128) {
+    insert_kernel<128><<<blocks, kThreads, 0, stream>>>(params);
+  } else if (params.cache.head_dim == 64) {
+    insert_kernel<64><<<blocks, kThreads, 0, stream>>>(params);
+  } else {
+    return cudaErrorInvalidValue;
+  }
+  return cudaGetLastError();
+}
+
+}  // namespace cuda
+}  // namespace spkv

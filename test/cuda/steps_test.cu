@@ -1,0 +1,414 @@
+// Whole decode steps as one graph that is captured once and replayed: plan, attention of every layer, insert.
+// The oracle keeps all pairs and utilities of every sequence and applies the rule of ops/attention.h.
+#include "support.cuh"
+#include "tests.h"
+
+namespace spkv_test {
+namespace {
+
+struct Setup {
+  std::string name;
+  Geometry geometry;
+  int group = 4;
+  int steps = 0;
+  double density = 0.5;
+  std::vector<int32_t> slots;
+  int compare_every = 1;
+};
+
+// Everything that one sequence has seen, [T][L * G * D] and [T][L * G].
+struct History {
+  std::vector<std::vector<bf16>> keys, values;
+  std::vector<std::vector<float>> utilities;
+};
+
+class Engine {
+ public:
+  explicit Engine(const Setup& setup)
+      : setup_(setup),
+        g_(setup.geometry),
+        batch_(static_cast<int>(setup.slots.size())),
+        heads_(g_.kv_heads * setup.group),
+        cache_(g_, batch_, 19),
+        slots_(setup.slots),
+        q_(size(heads_)),
+        out_(size(heads_)),
+        keys_(size(g_.kv_heads)),
+        values_(size(g_.kv_heads)),
+        utilities_(static_cast<size_t>(g_.layers) * batch_ * g_.kv_heads) {
+    CHECK_CUDA(cudaStreamCreate(&stream_));
+    CHECK_CUDA(cudaStreamSynchronize(nullptr));
+  }
+  ~Engine() {
+    if (graph_) cudaGraphExecDestroy(graph_);
+    cudaStreamDestroy(stream_);
+  }
+
+  TestCache& cache() { return cache_; }
+  cudaStream_t stream() const { return stream_; }
+  size_t size(int heads) const { return static_cast<size_t>(g_.layers) * batch_ * heads * g_.dim; }
+
+  void capture() {
+    cudaGraph_t graph;
+    CHECK_CUDA(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+    CHECK_CUDA(plan_step({cache_.state, cache_.plan, slots_.get()}, stream_));
+    for (int layer = 0; layer < g_.layers; layer++) {
+      DecodeAttentionParams p;
+      size_t q_layer = size(heads_) / g_.layers, kv_layer = size(g_.kv_heads) / g_.layers;
+      p.out = out_.get() + layer * q_layer;
+      p.q = q_.get() + layer * q_layer;
+      p.keys = keys_.get() + layer * kv_layer;
+      p.values = values_.get() + layer * kv_layer;
+      p.utilities = utilities_.get() + static_cast<size_t>(layer) * batch_ * g_.kv_heads;
+      p.q_stride = static_cast<int64_t>(heads_) * g_.dim;
+      p.kv_stride = static_cast<int64_t>(g_.kv_heads) * g_.dim;
+      p.cache = cache_.state;
+      p.plan = cache_.plan;
+      p.partials = cache_.partials.get();
+      p.arrivals = cache_.arrivals.get();
+      p.layer = layer;
+      p.heads = heads_;
+      p.scale = 1 / std::sqrt(static_cast<float>(g_.dim));
+      p.overlap_previous = layer > 0;
+      CHECK_CUDA(decode_attention(p, stream_));
+    }
+    DecodeInsertParams insert{cache_.state,
+                              cache_.plan,
+                              keys_.get(),
+                              values_.get(),
+                              utilities_.get(),
+                              static_cast<int64_t>(size(g_.kv_heads) / g_.layers),
+                              static_cast<int64_t>(g_.kv_heads) * g_.dim};
+    CHECK_CUDA(decode_insert(insert, stream_));
+    CHECK_CUDA(cudaStreamEndCapture(stream_, &graph));
+    CHECK_CUDA(cudaGraphInstantiate(&graph_, graph, 0));
+    CHECK_CUDA(cudaGraphDestroy(graph));
+  }
+
+  std::vector<bf16> step(const std::vector<bf16>& q, const std::vector<bf16>& keys,
+                         const std::vector<bf16>& values, const std::vector<float>& utilities) {
+    q_.write(q);
+    keys_.write(keys);
+    values_.write(values);
+    utilities_.write(utilities);
+    out_.fill(0xff);
+    CHECK_CUDA(cudaDeviceSynchronize());
+    CHECK_CUDA(cudaGraphLaunch(graph_, stream_));
+    CHECK_CUDA(cudaStreamSynchronize(stream_));
+    return out_.read();
+  }
+
+ private:
+  Setup setup_;
+  Geometry g_;
+  int batch_, heads_;
+  TestCache cache_;
+  DeviceArray<int32_t> slots_;
+  DeviceArray<bf16> q_, out_, keys_, values_;
+  DeviceArray<float> utilities_;
+  cudaStream_t stream_ = nullptr;
+  cudaGraphExec_t graph_ = nullptr;
+};
+
+constexpr float kThreshold = 0.5f;
+
+struct Numbers {
+  std::vector<bf16> q, keys, values;
+  std::vector<float> utilities;
+};
+
+// Utilities of one list in three are 0, of one in three 1: skew is the normal case. Some sit on the
+// threshold.
+Numbers draw(const Setup& setup, Random* random) {
+  const Geometry& g = setup.geometry;
+  size_t rows = g.layers * setup.slots.size() * g.kv_heads;
+  Numbers n{random->normals(rows * setup.group * g.dim), random->normals(rows * g.dim),
+            random->normals(rows * g.dim), std::vector<float>(rows)};
+  for (size_t i = 0; i < rows; i++) {
+    bool keep = i % 3 == 0 || (i % 3 == 1 && random->uniform() < setup.density);
+    n.utilities[i] = keep ? (random->below(4) == 0 ? kThreshold : 0.9f) : 0.49f;
+  }
+  return n;
+}
+
+double compare(const Setup& setup, const std::vector<History>& histories, const Numbers& n,
+               const std::vector<bf16>& out) {
+  const Geometry& g = setup.geometry;
+  int batch = static_cast<int>(setup.slots.size()), heads = g.kv_heads * setup.group;
+  double worst = 0;
+  for (int row = 0; row < g.layers * batch * heads; row++) {
+    int layer = row / (batch * heads), b = row / heads % batch, head = row % heads / setup.group;
+    int list = layer * g.kv_heads + head;
+    const History& h = histories[b];
+    int length = static_cast<int>(h.keys.size());
+    size_t at = (static_cast<size_t>(layer * batch + b) * g.kv_heads + head) * g.dim;
+    std::vector<Pair> pairs = {{&n.keys[at], &n.values[at]}};
+    for (int s = 0; s < length; s++)
+      if (length - s < g.window || h.utilities[s][list] >= kThreshold)
+        pairs.push_back(
+            {&h.keys[s][static_cast<size_t>(list) * g.dim], &h.values[s][static_cast<size_t>(list) * g.dim]});
+    Reference expected = reference_attention(&n.q[static_cast<size_t>(row) * g.dim], pairs, g.dim,
+                                             1 / std::sqrt(static_cast<double>(g.dim)));
+    for (int d = 0; d < g.dim; d++) {
+      double error = std::abs(__bfloat162float(out[static_cast<size_t>(row) * g.dim + d]) - expected.out[d]);
+      worst = error == error ? std::max(worst, error / tolerance(expected, d)) : INFINITY;
+    }
+  }
+  return worst;
+}
+
+void remember(const Setup& setup, const Numbers& n, std::vector<History>* histories) {
+  const Geometry& g = setup.geometry;
+  int batch = static_cast<int>(setup.slots.size());
+  for (int b = 0; b < batch; b++) {
+    std::vector<bf16> keys, values;
+    std::vector<float> utilities;
+    for (int layer = 0; layer < g.layers; layer++) {
+      size_t row = static_cast<size_t>(layer * batch + b) * g.kv_heads, count = g.kv_heads;
+      keys.insert(keys.end(), &n.keys[row * g.dim], &n.keys[row * g.dim] + count * g.dim);
+      values.insert(values.end(), &n.values[row * g.dim], &n.values[row * g.dim] + count * g.dim);
+      utilities.insert(utilities.end(), &n.utilities[row], &n.utilities[row] + count);
+    }
+    (*histories)[b].keys.push_back(keys);
+    (*histories)[b].values.push_back(values);
+    (*histories)[b].utilities.push_back(utilities);
+  }
+}
+
+int expected_kept(const Setup& setup, const History& history, int list) {
+  int count = 0, end = static_cast<int>(history.keys.size()) - setup.geometry.window;
+  for (int s = 0; s < end; s++) count += history.utilities[s][list] >= kThreshold;
+  return count;
+}
+
+// Kept counts, lengths, and that every page is in exactly one place.
+void check_books(const Setup& setup, const std::vector<History>& histories, TestCache* cache) {
+  const Geometry& g = setup.geometry;
+  std::vector<int32_t> kept = cache->kept.read(), length = cache->length.read(), table = cache->table.read();
+  std::vector<int32_t> free_pages = cache->free_pages.read();
+  std::vector<int> uses(g.capacity, 0);
+  bool good = true;
+  for (size_t b = 0; b < setup.slots.size(); b++) {
+    good = good && length[setup.slots[b]] == static_cast<int>(histories[b].keys.size());
+    for (int list = 0; list < g.layers * g.kv_heads; list++) {
+      size_t index =
+          static_cast<size_t>(cache->state.list(list / g.kv_heads, setup.slots[b], list % g.kv_heads));
+      good = good && kept[index] == expected_kept(setup, histories[b], list);
+      int pages = cache->state.ring_pages + (kept[index] + 63) / 64;
+      for (int i = 0; i < pages; i++) uses[table[index * g.table_pages + i]]++;
+    }
+  }
+  expect(good, setup.name + ": kept counts and lengths");
+  int free_count = cache->free_count.read()[0];
+  for (int i = 0; i < free_count; i++) uses[free_pages[i]]++;
+  for (int use : uses) good = good && use == 1;
+  expect(good, setup.name + ": every page in exactly one place");
+}
+
+struct Snapshot {
+  std::vector<uint8_t> pool;
+  std::vector<int32_t> table, kept, length, free_pages, free_count;
+  std::vector<uint32_t> keep;
+
+  explicit Snapshot(const TestCache& c)
+      : pool(c.pool.read()),
+        table(c.table.read()),
+        kept(c.kept.read()),
+        length(c.length.read()),
+        free_pages(c.free_pages.read()),
+        free_count(c.free_count.read()),
+        keep(c.keep.read()) {}
+  bool operator==(const Snapshot& o) const {
+    return pool == o.pool && table == o.table && kept == o.kept && length == o.length &&
+           free_pages == o.free_pages && free_count == o.free_count && keep == o.keep;
+  }
+};
+
+void run(const Setup& setup) {
+  Engine engine(setup);
+  for (int32_t slot : setup.slots)
+    CHECK_CUDA(create_sequence(engine.cache().state, slot, kThreshold, engine.stream()));
+  engine.capture();
+  Random random(77);
+  std::vector<History> histories(setup.slots.size());
+  for (int step = 0; step < setup.steps; step++) {
+    Numbers n = draw(setup, &random);
+    std::vector<bf16> out = engine.step(n.q, n.keys, n.values, n.utilities);
+    if (step % setup.compare_every == 0 || step + 3 > setup.steps) {
+      double worst = compare(setup, histories, n, out);
+      expect(worst <= 1, setup.name + " step " + std::to_string(step) + ": error over tolerance " +
+                             std::to_string(worst));
+    }
+    remember(setup, n, &histories);
+    if (step % 50 == 0) check_books(setup, histories, &engine.cache());
+  }
+  check_books(setup, histories, &engine.cache());
+  StepStatus status = engine.cache().status.read()[0];
+  expect(status.failure == StepFailure::kNone && status.non_finite == INT_MAX, setup.name + ": no failure");
+
+  // A bad number is reported with its layer, and nothing changes, however often the step is run.
+  Snapshot before(engine.cache());
+  Numbers n = draw(setup, &random), bad = n;
+  size_t layer_rows = setup.slots.size() * setup.geometry.kv_heads;
+  bad.values[(layer_rows + 1) * setup.geometry.dim + 7] = __float2bfloat16(INFINITY);
+  for (int i = 0; i < 2; i++) engine.step(bad.q, bad.keys, bad.values, bad.utilities);
+  expect(engine.cache().status.read()[0].non_finite == 1 * 3 + 1, setup.name + ": bad value in layer 1");
+  expect(before == Snapshot(engine.cache()), setup.name + ": nothing changes after a bad value");
+  engine.cache().status.write({StepStatus()});
+  bad = n;
+  bad.utilities[layer_rows * 2 + 1] = NAN;
+  engine.step(bad.q, bad.keys, bad.values, bad.utilities);
+  expect(engine.cache().status.read()[0].non_finite == 2 * 3 + 2, setup.name + ": bad utility in layer 2");
+  expect(before == Snapshot(engine.cache()), setup.name + ": nothing changes after a bad utility");
+  engine.cache().status.write({StepStatus()});
+
+  // Two sequences go and come back; the others do not notice.
+  for (size_t b = 0; b < 2; b++) {
+    CHECK_CUDA(release_sequence(engine.cache().state, setup.slots[b], engine.stream()));
+    CHECK_CUDA(create_sequence(engine.cache().state, setup.slots[b], kThreshold, engine.stream()));
+    histories[b] = History();
+  }
+  for (int step = 0; step < 5; step++) {
+    Numbers next = draw(setup, &random);
+    std::vector<bf16> out = engine.step(next.q, next.keys, next.values, next.utilities);
+    expect(compare(setup, histories, next, out) <= 1, setup.name + ": after sequences were replaced");
+    remember(setup, next, &histories);
+  }
+  check_books(setup, histories, &engine.cache());
+}
+
+// A pool with exactly the pages for 64 kept pairs per list that keeps any, and `spare` more: the step that
+// needs 4 more is refused as a whole, and goes through once there is room.
+void exhaustion(int spare) {
+  Setup setup;
+  setup.name = "exhaustion";
+  setup.geometry = {3, 2, 64, 8, 0, 3, 8, 0};
+  setup.slots = {1, 2};
+  setup.density = 0;
+  int lists = 3 * 2 * 2, keeping = (lists + 2) / 3;
+  setup.geometry.capacity =
+      lists + keeping + 6 + spare;  // and a third sequence, which makes room when it goes
+  Engine engine(setup);
+  for (int32_t slot : {0, 1, 2})
+    CHECK_CUDA(create_sequence(engine.cache().state, slot, kThreshold, engine.stream()));
+  engine.capture();
+  Random random(5);
+  std::vector<History> histories(2);
+  auto step = [&] {
+    Numbers n = draw(setup, &random);
+    std::vector<bf16> out = engine.step(n.q, n.keys, n.values, n.utilities);
+    expect(compare(setup, histories, n, out) <= 1, setup.name + ": numbers");
+    return n;
+  };
+  for (int i = 0; i < 64 + 8; i++) remember(setup, step(), &histories);
+  expect(engine.cache().status.read()[0].failure == StepFailure::kNone, "exhaustion: an exact fit succeeds");
+  expect(engine.cache().free_count.read()[0] == spare, "exhaustion: all other pages are used");
+  Snapshot before(engine.cache());
+  step();
+  StepStatus status = engine.cache().status.read()[0];
+  expect(status.failure == StepFailure::kPoolExhausted && status.missing_pages == keeping - spare,
+         "exhaustion: reported");
+  CHECK_CUDA(release_sequence(engine.cache().state, 0, engine.stream()));
+  CHECK_CUDA(cudaStreamSynchronize(engine.stream()));
+  Snapshot released(engine.cache());
+  step();
+  expect(released == Snapshot(engine.cache()), "exhaustion: the failure stays until it is cleared");
+  released.free_pages = before.free_pages;
+  released.free_count = before.free_count;
+  released.length = before.length;
+  expect(released == before, "exhaustion: nothing has changed");
+  engine.cache().status.write({StepStatus()});
+  for (int i = 0; i < 3; i++) remember(setup, step(), &histories);
+  expect(engine.cache().status.read()[0].failure == StepFailure::kNone, "exhaustion: goes on with room");
+  expect(engine.cache().free_count.read()[0] == 6 + spare - keeping, "exhaustion: pages taken");
+}
+
+// Sequences come, take steps in ever different company, and go, in a pool that is too small now and then;
+// no attention. The books have to be right throughout.
+void traffic(int rounds) {
+  Setup setup;
+  setup.name = "traffic";
+  setup.geometry = {2, 2, 64, 8, 3, 6, 6, 60};
+  const Geometry& g = setup.geometry;
+  constexpr int kBatch = 2;
+  TestCache cache(g, kBatch, 5);
+  Random random(11);
+  size_t rows = static_cast<size_t>(g.layers) * kBatch * g.kv_heads;
+  DeviceArray<bf16> pairs(random.normals(rows * g.dim));
+  DeviceArray<float> utilities(rows);
+  DeviceArray<int32_t> slots(kBatch);
+  DecodeInsertParams insert{cache.state,
+                            cache.plan,
+                            pairs.get(),
+                            pairs.get(),
+                            utilities.get(),
+                            static_cast<int64_t>(rows / g.layers) * g.dim,
+                            static_cast<int64_t>(g.kv_heads) * g.dim};
+  std::vector<History> histories;  // of setup.slots, in that order
+  std::vector<int32_t> idle = {0, 1, 2, 3, 4, 5};
+  auto leave = [&](size_t i) {
+    CHECK_CUDA(release_sequence(cache.state, setup.slots[i], nullptr));
+    idle.push_back(setup.slots[i]);
+    setup.slots.erase(setup.slots.begin() + static_cast<int64_t>(i));
+    histories.erase(histories.begin() + static_cast<int64_t>(i));
+  };
+  auto one_of = [&] { return static_cast<size_t>(random.below(static_cast<int>(setup.slots.size()))); };
+  int refused = 0, steps = 0;
+  for (int round = 0; round < rounds; round++) {
+    int free_pages = cache.free_count.read()[0];
+    if (!idle.empty() && free_pages >= g.layers * g.kv_heads && random.below(20) == 0) {
+      CHECK_CUDA(create_sequence(cache.state, idle.back(), kThreshold, nullptr));
+      setup.slots.push_back(idle.back());
+      histories.emplace_back();
+      idle.pop_back();
+    }
+    for (size_t i = setup.slots.size(); i-- > 0;)
+      if (histories[i].keys.size() > 250 || random.below(500) == 0) leave(i);
+    if (setup.slots.size() < kBatch) continue;
+    size_t first = one_of(), second = one_of();
+    if (second == first) second = (first + 1) % setup.slots.size();
+    std::vector<float> drawn(rows);
+    for (float& u : drawn) u = random.uniform() < 0.7 ? 0.9f : 0.1f;
+    utilities.write(drawn);
+    slots.write({setup.slots[first], setup.slots[second]});
+    CHECK_CUDA(plan_step({cache.state, cache.plan, slots.get()}, nullptr));
+    CHECK_CUDA(decode_insert(insert, nullptr));
+    if (cache.status.read()[0].failure != StepFailure::kNone) {
+      refused++;
+      cache.status.write({StepStatus()});
+      leave(first);
+      continue;
+    }
+    steps++;
+    for (size_t b = 0; b < kBatch; b++) {
+      History& history = histories[b == 0 ? first : second];
+      history.keys.emplace_back();
+      std::vector<float> mine;
+      for (int list = 0; list < g.layers * g.kv_heads; list++)
+        mine.push_back(drawn[(list / g.kv_heads * kBatch + b) * g.kv_heads + list % g.kv_heads]);
+      history.utilities.push_back(mine);
+    }
+    if (round % 100 == 0) check_books(setup, histories, &cache);
+  }
+  check_books(setup, histories, &cache);
+  printf("traffic: %d steps, %d refused\n", steps, refused);
+  expect(refused > 10 && steps > rounds / 2, "traffic: some steps are refused, most are not");
+}
+
+}  // namespace
+
+void steps_test(bool quick) {
+  if (quick) {
+    run({"quick steps", {3, 2, 64, 8, 0, 4, 8, 96}, 4, 20, 0.5, {3, 0}, 4});
+    return;
+  }
+  run({"steps 64, window 128", {3, 2, 64, 128, 0, 6, 16, 256}, 4, 420, 0.5, {5, 0, 3, 2}, 7});
+  run({"steps 128, window 8", {3, 2, 128, 8, 0, 6, 16, 256}, 8, 230, 0.3, {1, 4, 3}, 5});
+  run({"steps 64, window 1", {3, 2, 64, 1, 0, 3, 16, 128}, 2, 140, 0.5, {2, 1}, 3});
+  run({"steps 64, window 50 and slack 30", {3, 2, 64, 50, 30, 3, 16, 128}, 1, 200, 0.5, {2, 1}, 3});
+  run({"steps 128, group 16", {3, 3, 128, 64, 0, 3, 16, 128}, 16, 150, 0.5, {2, 1}, 20});
+  for (int spare : {0, 1, 3}) exhaustion(spare);
+  traffic(50000);
+}
+
+}  // namespace spkv_test

@@ -1,0 +1,14 @@
+// The parts of decode_test.
+#pragma once
+
+#include <string>
+
+namespace spkv_test {
+
+// Counts a check, and says so if it failed.
+void expect(bool good, const std::string& what);
+
+// Whole decode steps, from an empty cache.
+void steps_test(bool quick);
+
+}  // namespace spkv_test
