@@ -102,7 +102,7 @@ export class Device implements Disposable {
   }
 
   /** Resolves when everything enqueued so far has run, or rejects with the first failure among it. */
-  synchronize(): Promise<void> {
+  async synchronize(): Promise<void> {
     return settle(native().synchronize(this.#handle));
   }
 

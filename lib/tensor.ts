@@ -121,7 +121,7 @@ export class Tensor implements Disposable {
   }
 
   /** The elements once everything enqueued before has run; bf16 comes as a Uint16Array of its bits. */
-  read(): Promise<TypedArray> {
+  async read(): Promise<TypedArray> {
     return settle(native().readTensor(this.#handle));
   }
 

@@ -90,7 +90,7 @@ inline __attribute__((always_inline)) float max_lane(vf v) {
   return s[0];
 }
 
-// e^x to about 1 ulp: 2^n * p(r) with x = (n + r) ln 2, |r| <= 1/2. Below -87.3 it gives 0, above 88.7
+// e^x to about 1 ulp: 2^n * p(r) with x = (n + r) ln 2, |r| <= 1/2. Below -87.3 it gives 0, from 88.38 on
 // infinity; NaN gives NaN.
 inline __attribute__((always_inline)) vf exp(vf x) {
   const vf log2e = splat(1.44269504088896341f), ln2_high = splat(0.693359375f),
