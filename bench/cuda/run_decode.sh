@@ -3,7 +3,7 @@
 # [SECONDS for each part]. From the root of the repository; needs nvcc. TEST_ONLY=1 leaves the timing out.
 out=$1
 limit=${2:-120}
-build=${BUILD:-/tmp/spkv-cuda}
+build=${BUILD:-build-cuda-decode}
 flags="-std=c++17 -O3 -lineinfo --expt-relaxed-constexpr -gencode=arch=compute_90a,code=sm_90a -Inative -Itest/cuda"
 mkdir -p "$build"
 compile() { nvcc $flags -Xptxas -v -c "$1" -o "$build/$(basename "$1" .cu).o" 2>&1 | sed "s|^|$1: |"; }
