@@ -1,8 +1,7 @@
 // Times the CUDA decode path on lists of real sizes. Build and run, from the root of the repository:
 //
-//   nvcc -std=c++17 -O3 --expt-relaxed-constexpr -gencode=arch=compute_90a,code=sm_90a -Inative -Itest/cuda
-//     -o /tmp/decode_bench bench/cuda/decode_bench.cu native/cuda/*.cu
-//   /tmp/decode_bench OUTPUT_FOLDER        writes decode.json, and lengths.json for peer_decode.py
+//   cmake -S . -B build-cuda && cmake --build build-cuda
+//   build-cuda/decode_bench OUTPUT_FOLDER       writes decode.json, and lengths.json for peer_decode.py
 //
 // Every work has several layers with pages of their own, more than the L2 cache holds, and all of them are
 // launched in turn, as a graph. Bytes are those of the pairs that the lists really have.

@@ -1,8 +1,7 @@
 // Tests of the CUDA decode path against float64 on the CPU. Build and run, from the root of the repository:
 //
-//   nvcc -std=c++17 -O3 --expt-relaxed-constexpr -gencode=arch=compute_90a,code=sm_90a -Inative -Itest/cuda
-//     -o /tmp/decode_test test/cuda/decode_test.cu test/cuda/steps_test.cu native/cuda/*.cu
-//   /tmp/decode_test [quick]      `quick` is small enough for compute-sanitizer
+//   cmake -S . -B build-cuda && cmake --build build-cuda
+//   build-cuda/decode_test [quick]      `quick` is small enough for compute-sanitizer
 #include <functional>
 
 #include "support.cuh"
