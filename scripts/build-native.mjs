@@ -33,10 +33,11 @@ export function buildNative({ sanitize = false, quiet = false } = {}) {
   const directory = sanitize ? join(root, 'build-asan') : root;
   if (sanitize) linkSources(directory);
   const nodeGyp = createRequire(join(root, 'package.json')).resolve('node-gyp/bin/node-gyp.js');
-  const flags = ['--loglevel=warn', `--jobs=${process.env.JOBS ?? 'max'}`, ...headers(), ...(sanitize ? ['--', '-Dsanitize=1'] : [])];
+  const flags = ['--loglevel=warn', `--jobs=${process.env.JOBS ?? 'max'}`, ...headers()];
   // `configure` writes the list of sources anew, `build` compiles what changed.
   for (const step of ['configure', 'build']) {
-    const args = [nodeGyp, step, ...(step === 'configure' ? flags : flags.filter((flag) => flag !== '--' && !flag.startsWith('-D')))];
+    const defines = step === 'configure' && sanitize ? ['--', '-Dsanitize=1'] : [];
+    const args = [nodeGyp, step, ...flags, ...defines];
     const result = spawnSync(process.execPath, args, { cwd: directory, stdio: quiet ? 'pipe' : ['ignore', 2, 2], encoding: 'utf8' });
     if (result.status === 0) continue;
     const output = quiet ? `\n${result.stdout}${result.stderr}` : '';

@@ -13,18 +13,10 @@ export interface ModelFlags {
 }
 
 /** Options of every command that writes text. */
-export interface GenerationFlags {
+export interface GenerationFlags extends SamplingOptions {
   maxTokens?: number;
   threshold?: number;
   stop?: string[];
-  temperature?: number;
-  topK?: number;
-  topP?: number;
-  minP?: number;
-  repetitionPenalty?: number;
-  frequencyPenalty?: number;
-  presencePenalty?: number;
-  seed?: number;
 }
 
 export interface OutputFlags {

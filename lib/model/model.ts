@@ -116,10 +116,9 @@ export class Model implements Disposable {
   async prefill(sequence: Sequence, ids: ArrayLike<number>, { onProgress, signal }: PrefillOptions = {}): Promise<Float32Array> {
     this.#checkIds(ids, 'ids');
     let logits: Float32Array | undefined;
-    for (let start = 0; start < ids.length; start += this.chunk) {
-      const piece = Array.prototype.slice.call(ids, start, start + this.chunk) as number[];
+    for (const { start, piece } of this.#pieces(ids)) {
       [logits] = await this.step([{ sequence, ids: piece }], signal);
-      onProgress?.(Math.min(ids.length, start + this.chunk), ids.length);
+      onProgress?.(start + piece.length, ids.length);
     }
     return logits!;
   }
@@ -163,12 +162,11 @@ export class Model implements Disposable {
   async score(sequence: Sequence, ids: ArrayLike<number>, { onProgress, signal }: PrefillOptions = {}): Promise<Float32Array> {
     this.#checkIds(ids, 'ids');
     const result = new Float32Array(ids.length);
-    for (let start = 0; start < ids.length; start += this.chunk) {
-      const piece = Array.prototype.slice.call(ids, start, start + this.chunk) as number[];
+    for (const { start, piece } of this.#pieces(ids)) {
       const next = Array.prototype.slice.call(ids, start + 1, start + 1 + piece.length) as number[];
       const scores = await this.#scoreChunk(sequence, piece, next, signal);
       result.set(scores.subarray(0, next.length), start + 1);
-      onProgress?.(Math.min(ids.length, start + this.chunk), ids.length);
+      onProgress?.(start + piece.length, ids.length);
     }
     return result;
   }
@@ -184,8 +182,7 @@ export class Model implements Disposable {
     const sequence = await this.createSequence({ threshold });
     const result = new Float32Array(layers * ids.length * kvHeads);
     try {
-      for (let start = 0; start < ids.length; start += this.chunk) {
-        const piece = Array.prototype.slice.call(ids, start, start + this.chunk) as number[];
+      for (const { start, piece } of this.#pieces(ids)) {
         const utilities = await this.device.submit(() => this.#enqueue([{ sequence, ids: piece }]).a.utilities!.read() as Promise<Float32Array>);
         const width = piece.length * kvHeads;
         for (let layer = 0; layer < layers; layer++) {
@@ -224,7 +221,7 @@ export class Model implements Disposable {
   createDecoder(rows: readonly DecoderRow[]): Decoder {
     if (!Array.isArray(rows) || rows.length === 0) throw invalid('at least one row', 'rows', rows);
     for (const [index, { sequence, next }] of rows.entries()) {
-      if (sequence?.cache !== this.cache) throw new SpkvError('INVALID_ARGUMENT', `rows[${index}].sequence belongs to another model`);
+      this.#checkSequence(sequence, `rows[${index}].sequence`);
       this.#checkIds([next], `rows[${index}].next`);
     }
     return new Decoder(this.network, this.cache, rows);
@@ -274,8 +271,19 @@ export class Model implements Disposable {
     if (!Array.isArray(inputs) || inputs.length === 0) throw invalid('at least one input', 'inputs', inputs);
     for (const [index, { sequence, ids }] of inputs.entries()) {
       this.#checkIds(ids, `inputs[${index}].ids`);
-      if (sequence?.cache !== this.cache) throw new SpkvError('INVALID_ARGUMENT', `inputs[${index}].sequence belongs to another model`);
+      this.#checkSequence(sequence, `inputs[${index}].sequence`);
     }
+  }
+
+  /** The chunks in which a text is read. */
+  *#pieces(ids: ArrayLike<number>): Generator<{ start: number; piece: number[] }> {
+    for (let start = 0; start < ids.length; start += this.chunk) {
+      yield { start, piece: Array.prototype.slice.call(ids, start, start + this.chunk) as number[] };
+    }
+  }
+
+  #checkSequence(sequence: Sequence | undefined, name: string): void {
+    if (sequence?.cache !== this.cache) throw new SpkvError('INVALID_ARGUMENT', `${name} belongs to another model`);
   }
 
   #checkIds(ids: ArrayLike<number>, name: string): void {

@@ -72,12 +72,23 @@ struct SubmissionHandle {
   std::shared_ptr<Submission> submission;
 };
 
+// What the collector is told when a handle goes.
+inline void collected(napi_env, const void*) {}
+inline void collected(napi_env env, const TensorHandle* tensor) {
+  int64_t ignored;
+  if (tensor->charged) napi_adjust_external_memory(env, -tensor->charged, &ignored);
+}
+
 // Puts a handle into a type-tagged JavaScript object; the collector deletes it.
 template <typename Handle>
 Napi::Object wrap(Napi::Env env, std::unique_ptr<Handle> handle) {
   Napi::Object object = Napi::Object::New(env);
   napi_status status = napi_wrap(
-      env, object, handle.get(), [](napi_env, void* data, void*) { delete static_cast<Handle*>(data); },
+      env, object, handle.get(),
+      [](napi_env raw, void* data, void*) {
+        std::unique_ptr<Handle> owned(static_cast<Handle*>(data));
+        collected(raw, owned.get());
+      },
       nullptr, nullptr);
   if (status == napi_ok) status = napi_type_tag_object(env, object, &Handle::kTag);
   if (status != napi_ok) raise(env, Code::kInternal, "Could not make a handle");
@@ -97,6 +108,10 @@ Handle& unwrap(Napi::Env env, Napi::Value value, const char* name) {
   return *static_cast<Handle*>(data);
 }
 
+// The device that is the first argument, as long as it is open.
+DeviceHandle& device_argument(const Napi::CallbackInfo& info);
+
+// With `charge`, the collector is told of the tensor's memory.
 Napi::Object wrap_tensor(Napi::Env env, std::unique_ptr<TensorHandle> handle, bool charge);
 
 // Live allocations made through the binding, for leak tests.

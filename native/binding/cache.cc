@@ -65,8 +65,7 @@ class CountedCache {
 // createCache(device, layers, kvHeads, headDim, window, slack, dtype, capacityPages) -> cache
 Napi::Value create_cache(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  DeviceHandle& device = unwrap<DeviceHandle>(env, info[0], "device");
-  if (!device.state) raise(env, Code::kDisposed, "The device has been closed");
+  DeviceHandle& device = device_argument(info);
   CacheGeometry geometry;
   geometry.layers = integer_argument(info, 1, "layers", 1, 4096);
   geometry.kv_heads = integer_argument(info, 2, "kvHeads", 1, 4096);

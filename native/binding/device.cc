@@ -8,15 +8,11 @@
 
 namespace spkv {
 namespace binding {
-namespace {
-
 DeviceHandle& device_argument(const Napi::CallbackInfo& info) {
   DeviceHandle& handle = unwrap<DeviceHandle>(info.Env(), info[0], "device");
   if (!handle.state) raise(info.Env(), Code::kDisposed, "The device has been closed");
   return handle;
 }
-
-}  // namespace
 
 // openDevice(threads, pin, instructions) -> device. The CPU; threads 0 and instructions "" mean the default.
 Napi::Value open_device(const Napi::CallbackInfo& info) {

@@ -56,12 +56,6 @@ TensorHandle& tensor_argument(const Napi::CallbackInfo& info, size_t index = 0) 
   return handle;
 }
 
-DeviceHandle& device_argument(const Napi::CallbackInfo& info) {
-  DeviceHandle& handle = unwrap<DeviceHandle>(info.Env(), info[0], "device");
-  if (!handle.state) raise(info.Env(), Code::kDisposed, "The device has been closed");
-  return handle;
-}
-
 // Counts a storage as live for as long as it exists.
 class CountedStorage : public Storage {
  public:
@@ -115,19 +109,7 @@ Napi::Object wrap_tensor(Napi::Env env, std::unique_ptr<TensorHandle> handle, bo
     handle->charged = handle->storage->bytes;
     Napi::MemoryManagement::AdjustExternalMemory(env, handle->charged);
   }
-  Napi::Object object = Napi::Object::New(env);
-  napi_status status = napi_wrap(
-      env, object, handle.get(),
-      [](napi_env raw, void* data, void*) {
-        std::unique_ptr<TensorHandle> tensor(static_cast<TensorHandle*>(data));
-        int64_t ignored;
-        if (tensor->charged) napi_adjust_external_memory(raw, -tensor->charged, &ignored);
-      },
-      nullptr, nullptr);
-  if (status == napi_ok) status = napi_type_tag_object(env, object, &TensorHandle::kTag);
-  if (status != napi_ok) raise(env, Code::kInternal, "Could not make a handle");
-  handle.release();
-  return object;
+  return wrap(env, std::move(handle));
 }
 
 // createTensor(device, dtype, shape) -> tensor, filled with zeros.
