@@ -83,8 +83,9 @@ void raise_if_failed(Napi::Env env, const Status& status) {
 }
 
 DeviceState::~DeviceState() {
-  device->stream().stop();
-  completions->close();
+  // Either is missing when opening the device failed.
+  if (device) device->stream().stop();
+  if (completions) completions->close();
 }
 
 Live& live() {

@@ -26,13 +26,9 @@ Napi::Value open_device(const Napi::CallbackInfo& info) {
   }
   Status status;
   auto state = std::make_shared<DeviceState>();
-  state->completions = Completions::create(env);
   state->device = open_cpu_device(options, &status);
-  if (!state->device) {
-    state->completions->close();
-    state->completions.reset();
-    raise_if_failed(env, status);
-  }
+  raise_if_failed(env, status);
+  state->completions = Completions::create(env);
   // When the environment goes (the end of a worker, say), the stream must stop before the function that takes
   // its answers; hooks run in the reverse order of their registration, so this one runs first.
   auto* hook = new std::weak_ptr<DeviceState>(state);

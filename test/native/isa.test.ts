@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
 import { type Device, openDevice, type Tensor } from '../../lib/ops.js';
+import { native } from '../../lib/native.js';
 import * as ops from '../../lib/ops.js';
 import { normals, random } from '../support/device.js';
 import { expectClose, testDevices } from '../support/operands.js';
@@ -90,4 +91,9 @@ test('an instruction set is what was asked for, or an error', () => {
       expect(instructions).not.toBe('portable');
     }
   }
+});
+
+test('a device that cannot be opened is an error, and leaves nothing behind', () => {
+  // Past the check of openDevice, as a processor without the instructions would be.
+  expect(() => native().openDevice(1, false, 'mmx')).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }));
 });
