@@ -90,9 +90,13 @@ Napi::Object wrap(Napi::Env env, std::unique_ptr<Handle> handle) {
         collected(raw, owned.get());
       },
       nullptr, nullptr);
-  if (status == napi_ok) status = napi_type_tag_object(env, object, &Handle::kTag);
+  if (status == napi_ok) {
+    // From here on the object owns it, also when the tag fails: in a worker that is being terminated, every
+    // call of the API may.
+    handle.release();
+    status = napi_type_tag_object(env, object, &Handle::kTag);
+  }
   if (status != napi_ok) raise(env, Code::kInternal, "Could not make a handle");
-  handle.release();
   return object;
 }
 
