@@ -5,7 +5,6 @@
 #include "binding/addon.h"
 #include "binding/completions.h"
 #include "binding/exports.h"
-#include "core/mapped_file.h"
 
 namespace spkv {
 namespace binding {
@@ -149,11 +148,12 @@ Napi::Value map_tensor(const Napi::CallbackInfo& info) {
   int64_t offset = count_argument(env, info[2], "byteOffset");
   std::string path = info[1].ToString().Utf8Value();
   Status status;
-  auto storage =
-      map_file(path.c_str(), offset, view.size() * dtype_bytes(view.dtype), dtype_bytes(view.dtype), &status);
+  auto& state = device_argument(info).state;
+  int64_t element = dtype_bytes(view.dtype);
+  auto storage = state->device->map(path.c_str(), offset, view.size() * element, element, &status);
   raise_if_failed(env, status);
   auto handle = std::make_unique<TensorHandle>();
-  handle->state = device_argument(info).state;
+  handle->state = state;
   handle->storage = std::move(storage);
   handle->view = view;
   handle->view.data = handle->storage->data;

@@ -35,6 +35,11 @@ class Device {
 
   // Zero-filled memory; null when there is none left.
   virtual std::shared_ptr<Storage> allocate(int64_t bytes) = 0;
+  // Read-only memory with bytes of a file, which must be a multiple of `alignment` into it.
+  virtual std::shared_ptr<Storage> map(const char* path, int64_t offset, int64_t bytes, int64_t alignment,
+                                       Status* status) = 0;
+  // Bytes that are free, or -1 where memory is only taken as it is filled.
+  virtual int64_t free_memory() const = 0;
   virtual std::unique_ptr<Cache> create_cache(const CacheGeometry& geometry, Status* status) = 0;
   virtual int64_t page_bytes(const CacheGeometry& geometry) const = 0;
   // Bytes of an [n, k] weight of `dtype` in the packed layout.

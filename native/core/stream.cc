@@ -112,6 +112,15 @@ void Stream::work() {
   }
 }
 
+// What the accelerator has been given belongs to `running_`; so does what goes wrong with it.
+void Stream::finish_accelerator() {
+  if (!execution_.accelerator) return;
+  Status status = execution_.accelerator->finish();
+  if (status.ok() || !running_->failure.ok()) return;
+  running_->failure = status;
+  running_->failure_number++;
+}
+
 void Stream::execute(Entry& entry) {
   Submission& submission = *entry.submission;
   if (entry.acknowledged != 0) {
@@ -119,6 +128,8 @@ void Stream::execute(Entry& entry) {
     return;
   }
   auto start = Clock::now();
+  if (entry.done || running_ != entry.submission) finish_accelerator();
+  running_ = entry.submission;
   auto check = [&] {
     bool cancelled =
         stop_.load(std::memory_order_relaxed) || submission.cancelled.load(std::memory_order_relaxed);
@@ -128,11 +139,17 @@ void Stream::execute(Entry& entry) {
   };
   auto run = [&](const Command& command) {
     if (!check()) return;
-    submission.failure = command(execution_);
-    if (!submission.failure.ok()) submission.failure_number++;
+    Status status = command(execution_);
+    if (status.ok()) return;
+    submission.failure = status;
+    submission.failure_number++;
   };
 
-  if (entry.graph) {
+  if (entry.graph && execution_.accelerator) {
+    run([&](Execution& execution) {
+      return execution.accelerator->launch(*entry.graph, execution, check);
+    });
+  } else if (entry.graph) {
     for (const Command& command : entry.graph->commands) run(command);
   } else if (!entry.done) {
     run(entry.command);

@@ -7,6 +7,9 @@
 //
 // Work enqueued outside of any submission belongs to a common one, which would stay failed for ever; it is
 // cleared as soon as the caller has been told, that is when `acknowledge` names that failure.
+//
+// On an accelerator a command has only been enqueued when it returns. What fails there is found out before the
+// next request is answered and before work of another submission begins.
 #pragma once
 
 #include <atomic>
@@ -24,10 +27,12 @@ namespace spkv {
 
 class ThreadPool;
 
-// What a running command may use.
+class Accelerator;
+
+// What a running command may use: threads on the CPU, an accelerator elsewhere.
 struct Execution {
   ThreadPool* pool = nullptr;
-  void* device_stream = nullptr;
+  Accelerator* accelerator = nullptr;
 };
 
 using Command = std::function<Status(Execution&)>;
@@ -35,6 +40,18 @@ using Command = std::function<Status(Execution&)>;
 // A recorded run of commands that can be enqueued again and again at the price of one.
 struct Graph {
   std::vector<Command> commands;
+  mutable std::shared_ptr<void> compiled;  // what the accelerator made of it; stream thread only
+};
+
+// A device on which commands only enqueue: they have run when `finish` returns. All calls come from the
+// stream's thread.
+class Accelerator {
+ public:
+  virtual ~Accelerator() = default;
+  // Waits for everything enqueued. The first failure among it, reported once.
+  virtual Status finish() = 0;
+  // Runs a graph. `check` says whether to go on, before every command that is run one by one.
+  virtual Status launch(const Graph& graph, Execution& execution, const std::function<bool()>& check) = 0;
 };
 
 // A unit of failure and cancellation.
@@ -90,6 +107,7 @@ class Stream {
   void push(Entry entry);
   void work();
   void execute(Entry& entry);
+  void finish_accelerator();
   bool take(Entry* entry);
 
   Execution execution_;
@@ -97,6 +115,7 @@ class Stream {
 
   std::shared_ptr<Submission> common_ = std::make_shared<Submission>();
   std::shared_ptr<Submission> current_ = common_;  // JavaScript thread only
+  std::shared_ptr<Submission> running_ = common_;  // stream thread only: whose work the accelerator has
 
   std::atomic<uint64_t> busy_{0};
   std::atomic<size_t> waiting_{0};

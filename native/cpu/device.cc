@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/mapped_file.h"
 #include "core/thread_pool.h"
 #include "cpu/cache.h"
 #include "cpu/packed.h"
@@ -91,6 +92,11 @@ class CpuDevice : public Device {
     auto storage = std::make_shared<HostStorage>(bytes);
     return storage->data ? storage : nullptr;
   }
+  std::shared_ptr<Storage> map(const char* path, int64_t offset, int64_t bytes, int64_t alignment,
+                               Status* status) override {
+    return map_file(path, offset, bytes, alignment, status);
+  }
+  int64_t free_memory() const override { return -1; }
   std::unique_ptr<Cache> create_cache(const CacheGeometry& geometry, Status* status) override {
     return cpu::create_cache(geometry, status);
   }

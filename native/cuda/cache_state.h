@@ -34,6 +34,11 @@ struct StepStatus {
 };
 
 struct CacheState {
+  // Whether pages have the swizzled form of common/page.cuh, which the fast kernels want: bf16 and a head size
+  // of 64 or 128. All others have the plain form of common/page_layout.cuh.
+  bool swizzled = true;
+  bool bf16 = true;
+  int64_t page_bytes = 0;
   int32_t layers = 0;
   int32_t kv_heads = 0;
   int32_t head_dim = 0;
@@ -50,6 +55,8 @@ struct CacheState {
   int32_t* kept = nullptr;        // [lists] N
   uint32_t* keep = nullptr;       // [lists][keep_words] bit s: the pair in ring slot s is to be kept
   int32_t* length = nullptr;      // [sequences] T
+  int32_t* oldest = nullptr;      // [sequences] the ring holds the pairs of positions [oldest, T)
+  int32_t* references = nullptr;  // [capacity_pages] lists that have the page; 0: it is free
   float* threshold = nullptr;     // [sequences]
   int32_t* free_pages = nullptr;  // [capacity_pages]
   int32_t* free_count = nullptr;  // [1]

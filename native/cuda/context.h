@@ -1,0 +1,65 @@
+// What operations need of the device they run on. One per device, used from the stream's thread only, except
+// where noted.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "core/stream.h"
+#include "core/view.h"
+#include "cuda/common/fault.cuh"
+
+namespace spkv {
+namespace cuda {
+
+class MatrixLibrary;  // cuBLASLt, see matrix_library.h
+
+// Device memory that operations use for themselves. Grows on demand; what it was before stays allocated until
+// the device closes, because captured graphs hold its address. The content does not outlive an operation.
+enum class Scratch { kMatrixWorkspace, kConverted, kAttention, kSampling, kInsert, kCount };
+
+class Context : public Accelerator {
+ public:
+  virtual cudaStream_t stream() const = 0;
+  virtual int multiprocessors() const = 0;
+  virtual int compute_capability() const = 0;  // 90 for 9.0
+  virtual MatrixLibrary& matrices() = 0;
+
+  // At least `bytes`, 1024-byte aligned; null with a status when the memory is exhausted.
+  virtual void* scratch(Scratch purpose, int64_t bytes, Status* status) = 0;
+
+  // --- Faults, see common/fault.cuh.
+  virtual Fault* fault() const = 0;  // device memory
+  // The number of a check. `describe` makes the error of it; sites with the same key are one.
+  using DescribeFault = std::function<Status(int64_t index, uint32_t value)>;
+  virtual int fault_site(const std::string& key, DescribeFault describe) = 0;
+
+  // --- Small i32 tensors whose content decides what is launched: slots and offsets. The host remembers what
+  // it wrote, so nothing waits. Null with a status when that is not known and cannot be read now.
+  virtual const int32_t* host_values(const View& view, Status* status) = 0;
+  // To be called by operations that write i32 tensors: what the host remembers of it is no longer true.
+  virtual void overwritten(const View& view) = 0;
+
+  // --- Graphs. While `recording`, an operation must not wait, and what it decides on the host must either
+  // hold for ever or be announced: `valid` is asked before every replay, and a graph for which it is false is
+  // recorded anew. `effect` runs with every replay, in order: the host's share of what the operation does.
+  virtual bool recording() const = 0;
+  virtual void depend(std::function<bool()> valid) = 0;
+  virtual void on_replay(std::function<void()> effect) = 0;
+  // Differs between recordings, and is 0 outside: what was computed in one must not be used in another.
+  virtual uint64_t recording_number() const = 0;
+};
+
+inline Context& context(Execution& execution) { return *static_cast<Context*>(execution.accelerator); }
+
+// kInternal with CUDA's words, kOutOfMemory where it says so; OK for cudaSuccess.
+Status check(cudaError_t error, const char* doing);
+
+}  // namespace cuda
+}  // namespace spkv

@@ -1,0 +1,41 @@
+// cuBLASLt, opened at run time, behind the one product that spkv needs.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "core/status.h"
+#include "core/view.h"
+
+namespace spkv {
+namespace cuda {
+
+class Context;
+
+// out [T, N] = x [T, K] * weight [N, K] transposed, rows `*_stride` elements apart.
+struct Product {
+  int64_t rows = 0, columns = 0, depth = 0;  // T, N, K
+  float* out = nullptr;
+  int64_t out_stride = 0;
+  const void* x = nullptr;
+  int64_t x_stride = 0;
+  const void* weight = nullptr;
+  int64_t weight_stride = 0;
+  DType dtype = DType::kBF16;   // of x and weight
+  const void* bias = nullptr;   // [N], or null
+  DType bias_dtype = DType::kF32;
+};
+
+class MatrixLibrary {
+ public:
+  virtual ~MatrixLibrary() = default;
+  virtual Status multiply(const Product& product, Context& context) = 0;
+};
+
+// kDevice where no cuBLASLt can be opened; SPKV_CUBLASLT names one to use.
+std::unique_ptr<MatrixLibrary> open_matrix_library(Status* status);
+
+}  // namespace cuda
+}  // namespace spkv
