@@ -28,9 +28,9 @@ const CudaLibrary* open_cuda_library(const char* path, Status* status) {
   auto entry = reinterpret_cast<Entry>(dlsym(library, "spkv_cuda_library"));
   const CudaLibrary* table = entry ? entry() : nullptr;
   if (table && strcmp(table->version, SPKV_CUDA_VERSION) == 0) return table;
-  *status = fail(Code::kDevice,
-                 "The CUDA library is %s and does not fit this build of spkv, which needs %s; build it again: %s",
-                 table ? table->version : "not one of spkv", SPKV_CUDA_VERSION, path);
+  *status = table ? fail(Code::kDevice, "The CUDA library is %s but this spkv needs %s: build it again (%s)",
+                         table->version, SPKV_CUDA_VERSION, path)
+                  : fail(Code::kDevice, "%s is not a CUDA library of spkv", path);
   dlclose(library);
   return nullptr;
 }
