@@ -21,4 +21,4 @@ struct CudaLibrary {
 
 }  // namespace spkv
 
-extern "C" const spkv::CudaLibrary* spkv_cuda_library();
+extern "C" __attribute__((visibility("default"))) const spkv::CudaLibrary* spkv_cuda_library();
