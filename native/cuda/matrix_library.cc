@@ -15,11 +15,11 @@ namespace {
 
 // The part of cuBLASLt's interface that is used here, in our words; the numbers are those of NVIDIA's
 // reference (docs.nvidia.com/cuda/cublas, "Using the cuBLASLt API") and the same in versions 12 and 13.
-enum DataType : int32_t { kReal32 = 0, kRealBF16 = 14 };         // cudaDataType_t
-enum ComputeType : int32_t { kCompute32 = 68 };                  // CUBLAS_COMPUTE_32F: no TF32
-enum MatrixOperation : int32_t { kTransposed = 1 };              // CUBLAS_OP_T
-enum DescriptionAttribute : int32_t { kTransposeA = 3 };         // CUBLASLT_MATMUL_DESC_TRANSA
-enum PreferenceAttribute : int32_t {                             // CUBLASLT_MATMUL_PREF_*
+enum DataType : int32_t { kReal32 = 0, kRealBF16 = 14 };  // cudaDataType_t
+enum ComputeType : int32_t { kCompute32 = 68 };           // CUBLAS_COMPUTE_32F: no TF32
+enum MatrixOperation : int32_t { kTransposed = 1 };       // CUBLAS_OP_T
+enum DescriptionAttribute : int32_t { kTransposeA = 3 };  // CUBLASLT_MATMUL_DESC_TRANSA
+enum PreferenceAttribute : int32_t {                      // CUBLASLT_MATMUL_PREF_*
   kMaxWorkspaceBytes = 1,
   kAlignmentA = 5,
   kAlignmentB = 6,
@@ -53,9 +53,8 @@ static_assert(sizeof(Heuristic) == 96, "as in cublasLt.h");
   X(cublasLtMatmulPreferenceDestroy, (void* preference))                                                     \
   X(cublasLtMatmulPreferenceSetAttribute,                                                                    \
     (void* preference, int32_t attribute, const void* value, size_t bytes))                                  \
-  X(cublasLtMatmulAlgoGetHeuristic,                                                                          \
-    (void* handle, void* description, void* a, void* b, void* c, void* d, void* preference, int wanted,      \
-     Heuristic* results, int* found))                                                                        \
+  X(cublasLtMatmulAlgoGetHeuristic, (void* handle, void* description, void* a, void* b, void* c, void* d,    \
+                                     void* preference, int wanted, Heuristic* results, int* found))          \
   X(cublasLtMatmul,                                                                                          \
     (void* handle, void* description, const void* alpha, const void* a, void* a_layout, const void* b,       \
      void* b_layout, const void* beta, const void* c, void* c_layout, void* d, void* d_layout,               \
@@ -157,15 +156,17 @@ class CublasLt : public MatrixLibrary {
     SPKV_RETURN_IF_ERROR(check_call(f.cublasLtMatmulDescCreate(&plan->description, kCompute32, kReal32),
                                     "cublasLtMatmulDescCreate"));
     const int32_t transposed = kTransposed;
-    SPKV_RETURN_IF_ERROR(check_call(f.cublasLtMatmulDescSetAttribute(plan->description, kTransposeA,
-                                                                     &transposed, sizeof(transposed)),
-                                    "cublasLtMatmulDescSetAttribute"));
     SPKV_RETURN_IF_ERROR(check_call(
-        f.cublasLtMatrixLayoutCreate(&plan->weight, type, k, n, product.weight_stride), "cublasLtMatrixLayoutCreate"));
+        f.cublasLtMatmulDescSetAttribute(plan->description, kTransposeA, &transposed, sizeof(transposed)),
+        "cublasLtMatmulDescSetAttribute"));
+    SPKV_RETURN_IF_ERROR(
+        check_call(f.cublasLtMatrixLayoutCreate(&plan->weight, type, k, n, product.weight_stride),
+                   "cublasLtMatrixLayoutCreate"));
     SPKV_RETURN_IF_ERROR(check_call(f.cublasLtMatrixLayoutCreate(&plan->x, type, k, t, product.x_stride),
                                     "cublasLtMatrixLayoutCreate"));
-    SPKV_RETURN_IF_ERROR(check_call(
-        f.cublasLtMatrixLayoutCreate(&plan->out, kReal32, n, t, product.out_stride), "cublasLtMatrixLayoutCreate"));
+    SPKV_RETURN_IF_ERROR(
+        check_call(f.cublasLtMatrixLayoutCreate(&plan->out, kReal32, n, t, product.out_stride),
+                   "cublasLtMatrixLayoutCreate"));
     void* preference = nullptr;
     SPKV_RETURN_IF_ERROR(
         check_call(f.cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate"));
@@ -186,10 +187,10 @@ class CublasLt : public MatrixLibrary {
     SPKV_RETURN_IF_ERROR(set(kAlignmentC, alignment_of(product.out)));
     SPKV_RETURN_IF_ERROR(set(kAlignmentD, alignment_of(product.out)));
     int found = 0;
-    SPKV_RETURN_IF_ERROR(check_call(functions_.cublasLtMatmulAlgoGetHeuristic(
-                                        handle_, plan->description, plan->weight, plan->x, plan->out,
-                                        plan->out, preference, 1, &plan->choice, &found),
-                                    "cublasLtMatmulAlgoGetHeuristic"));
+    SPKV_RETURN_IF_ERROR(check_call(
+        functions_.cublasLtMatmulAlgoGetHeuristic(handle_, plan->description, plan->weight, plan->x,
+                                                  plan->out, plan->out, preference, 1, &plan->choice, &found),
+        "cublasLtMatmulAlgoGetHeuristic"));
     if (found > 0 && plan->choice.status == 0) return Status();
     return fail(Code::kUnsupported, "cuBLASLt has no product of [%lld, %lld] and [%lld, %lld] in %s",
                 static_cast<long long>(product.rows), static_cast<long long>(product.depth),
@@ -222,18 +223,19 @@ std::unique_ptr<MatrixLibrary> open_matrix_library(Status* status) {
   std::string tried;
   void* library = open_library(&tried);
   if (!library) {
-    *status = fail(Code::kDevice,
-                   "Could not open cuBLASLt (%s): install it or name the file in SPKV_CUBLASLT; it is part of "
-                   "the CUDA toolkit and of the Python package nvidia-cublas",
-                   tried.c_str());
+    *status =
+        fail(Code::kDevice,
+             "Could not open cuBLASLt (%s): install it or name the file in SPKV_CUBLASLT; it is part of "
+             "the CUDA toolkit and of the Python package nvidia-cublas",
+             tried.c_str());
     return nullptr;
   }
   Functions functions;
-#define SPKV_ENTRY(name, parameters)                                                       \
-  functions.name = reinterpret_cast<decltype(functions.name)>(dlsym(library, #name));      \
-  if (!functions.name) {                                                                   \
-    *status = fail(Code::kDevice, "%s has no function %s", tried.c_str(), #name);          \
-    return nullptr;                                                                        \
+#define SPKV_ENTRY(name, parameters)                                                  \
+  functions.name = reinterpret_cast<decltype(functions.name)>(dlsym(library, #name)); \
+  if (!functions.name) {                                                              \
+    *status = fail(Code::kDevice, "%s has no function %s", tried.c_str(), #name);     \
+    return nullptr;                                                                   \
   }
   SPKV_CUBLASLT(SPKV_ENTRY)
 #undef SPKV_ENTRY

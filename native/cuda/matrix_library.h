@@ -14,8 +14,8 @@ namespace cuda {
 
 class Context;
 
-// out [T, N] = x [T, K] * weight [N, K] transposed, rows `*_stride` elements apart; no size is 0, and a stride
-// is at least the length of its row. The order of the sums depends on the shapes alone.
+// out [T, N] = x [T, K] * weight [N, K] transposed, rows `*_stride` elements apart; no size is 0, and a
+// stride is at least the length of its row. The order of the sums depends on the shapes alone.
 struct Product {
   int64_t rows = 0, columns = 0, depth = 0;  // T, N, K
   float* out = nullptr;
