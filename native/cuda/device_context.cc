@@ -23,7 +23,7 @@ std::unique_ptr<DeviceContext> DeviceContext::open(int ordinal, Status* status) 
   std::unique_ptr<DeviceContext> context(new DeviceContext());
   *status = context->describe(ordinal);
   if (!status->ok()) return nullptr;
-  context->memory_ = DeviceMemory::open(ordinal, status);
+  context->memory_ = StreamMemory::open(ordinal, status);
   if (!status->ok()) return nullptr;
   context->matrices_ = open_matrix_library(status);
   if (!status->ok()) return nullptr;
@@ -59,7 +59,7 @@ Status DeviceContext::finish() {
   std::vector<cudaGraphExec_t> retired = memory_->retired();
   Status status = faults_.read(stream());
   Status waited = check(cudaStreamSynchronize(stream()), "waiting for the device");
-  DeviceMemory::destroy(retired);
+  StreamMemory::destroy(retired);
   // A device that has failed stays failed: CUDA says so to every later call.
   SPKV_RETURN_IF_ERROR(waited);
   SPKV_RETURN_IF_ERROR(status);

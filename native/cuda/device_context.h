@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cuda/context.h"
-#include "cuda/device_memory.h"
+#include "cuda/stream_memory.h"
 #include "cuda/fault_sites.h"
 #include "cuda/graph.h"
 #include "cuda/host_shadow.h"
@@ -43,7 +43,7 @@ class DeviceContext : public Context {
   uint64_t recording_number() const override { return recording() ? recordings_ : 0; }
 
   const std::string& description() const { return description_; }
-  const std::shared_ptr<DeviceMemory>& memory() const { return memory_; }
+  const std::shared_ptr<StreamMemory>& memory() const { return memory_; }
   const std::shared_ptr<HostShadows>& shadows() const { return shadows_; }
   Status copy_to_host(void* host, const void* device, int64_t bytes);
   Status copy_from_host(void* device, const void* host, int64_t bytes);
@@ -58,7 +58,7 @@ class DeviceContext : public Context {
   Status describe(int ordinal);
   Status run(const Graph& graph, Execution& execution, const std::function<bool()>& check);
 
-  std::shared_ptr<DeviceMemory> memory_;
+  std::shared_ptr<StreamMemory> memory_;
   std::shared_ptr<HostShadows> shadows_ = std::make_shared<HostShadows>();
   std::unique_ptr<MatrixLibrary> matrices_;
   FaultSites faults_;

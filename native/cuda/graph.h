@@ -8,14 +8,14 @@
 #include <vector>
 
 #include "core/stream.h"
-#include "cuda/device_memory.h"
+#include "cuda/stream_memory.h"
 
 namespace spkv {
 namespace cuda {
 
 // What Graph::compiled holds. Without `executable` the graph has run, but is not recorded.
 struct CompiledGraph {
-  explicit CompiledGraph(std::shared_ptr<DeviceMemory> memory) : memory(std::move(memory)) {}
+  explicit CompiledGraph(std::shared_ptr<StreamMemory> memory) : memory(std::move(memory)) {}
   CompiledGraph(const CompiledGraph&) = delete;
   ~CompiledGraph() { drop(); }
 
@@ -31,7 +31,7 @@ struct CompiledGraph {
     effects.clear();
   }
 
-  std::shared_ptr<DeviceMemory> memory;
+  std::shared_ptr<StreamMemory> memory;
   cudaGraphExec_t executable = nullptr;
   bool unsupported = false;  // some operation cannot be recorded: it always runs one by one
   std::vector<std::function<bool()>> dependencies;

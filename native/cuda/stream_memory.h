@@ -18,12 +18,12 @@
 namespace spkv {
 namespace cuda {
 
-class DeviceMemory {
+class StreamMemory {
  public:
   // Null with a status.
-  static std::shared_ptr<DeviceMemory> open(int ordinal, Status* status);
-  ~DeviceMemory();
-  DeviceMemory(const DeviceMemory&) = delete;
+  static std::shared_ptr<StreamMemory> open(int ordinal, Status* status);
+  ~StreamMemory();
+  StreamMemory(const StreamMemory&) = delete;
 
   cudaStream_t stream() const { return stream_; }
   void make_current() const { cudaSetDevice(ordinal_); }
@@ -43,7 +43,7 @@ class DeviceMemory {
   static void destroy(const std::vector<cudaGraphExec_t>& graphs);
 
  private:
-  DeviceMemory(int ordinal, cudaMemPool_t pool) : ordinal_(ordinal), pool_(pool) {}
+  StreamMemory(int ordinal, cudaMemPool_t pool) : ordinal_(ordinal), pool_(pool) {}
 
   void* take(int64_t bytes, cudaStream_t stream);
 
@@ -58,7 +58,7 @@ class DeviceMemory {
 // A tensor's memory; `forget` is told when it goes.
 class CudaStorage : public Storage {
  public:
-  CudaStorage(std::shared_ptr<DeviceMemory> memory, void* start, int64_t size,
+  CudaStorage(std::shared_ptr<StreamMemory> memory, void* start, int64_t size,
               std::function<void(const void*)> forget)
       : memory_(std::move(memory)), forget_(std::move(forget)) {
     data = start;
@@ -70,7 +70,7 @@ class CudaStorage : public Storage {
   }
 
  private:
-  std::shared_ptr<DeviceMemory> memory_;
+  std::shared_ptr<StreamMemory> memory_;
   std::function<void(const void*)> forget_;
 };
 

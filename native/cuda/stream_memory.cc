@@ -1,4 +1,4 @@
-#include "cuda/device_memory.h"
+#include "cuda/stream_memory.h"
 
 #include <utility>
 
@@ -7,12 +7,12 @@
 namespace spkv {
 namespace cuda {
 
-std::shared_ptr<DeviceMemory> DeviceMemory::open(int ordinal, Status* status) {
+std::shared_ptr<StreamMemory> StreamMemory::open(int ordinal, Status* status) {
   cudaMemPool_t pool = nullptr;
   *status = check(cudaSetDevice(ordinal), "opening the device");
   if (status->ok()) *status = check(cudaDeviceGetDefaultMemPool(&pool, ordinal), "opening its memory pool");
   if (!status->ok()) return nullptr;
-  std::shared_ptr<DeviceMemory> memory(new DeviceMemory(ordinal, pool));
+  std::shared_ptr<StreamMemory> memory(new StreamMemory(ordinal, pool));
   // What was freed stays with the pool: steps take and free the same sizes again and again.
   uint64_t threshold = ~uint64_t{0};
   *status = check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold),
@@ -24,7 +24,7 @@ std::shared_ptr<DeviceMemory> DeviceMemory::open(int ordinal, Status* status) {
   return status->ok() ? memory : nullptr;
 }
 
-DeviceMemory::~DeviceMemory() {
+StreamMemory::~StreamMemory() {
   make_current();
   if (stream_) cudaStreamSynchronize(stream_);
   destroy(retired_);
@@ -32,7 +32,7 @@ DeviceMemory::~DeviceMemory() {
   if (stream_) cudaStreamDestroy(stream_);
 }
 
-void* DeviceMemory::take(int64_t bytes, cudaStream_t stream) {
+void* StreamMemory::take(int64_t bytes, cudaStream_t stream) {
   make_current();
   const size_t size = bytes > 0 ? static_cast<size_t>(bytes) : 1;
   void* data = nullptr;
@@ -46,12 +46,12 @@ void* DeviceMemory::take(int64_t bytes, cudaStream_t stream) {
   return nullptr;
 }
 
-void DeviceMemory::give_back(void* data) {
+void StreamMemory::give_back(void* data) {
   make_current();
   cudaFreeAsync(data, stream_);
 }
 
-void* DeviceMemory::upload(const void* from, int64_t bytes, Status* status) {
+void* StreamMemory::upload(const void* from, int64_t bytes, Status* status) {
   void* data = take(bytes, upload_stream_);
   if (!data) {
     *status = fail(Code::kOutOfMemory, "Could not allocate %lld bytes on the device",
@@ -67,7 +67,7 @@ void* DeviceMemory::upload(const void* from, int64_t bytes, Status* status) {
   return nullptr;
 }
 
-int64_t DeviceMemory::free_bytes() const {
+int64_t StreamMemory::free_bytes() const {
   make_current();
   size_t free = 0, total = 0;
   uint64_t reserved = 0, used = 0;
@@ -77,17 +77,17 @@ int64_t DeviceMemory::free_bytes() const {
   return static_cast<int64_t>(free + (reserved - used));
 }
 
-void DeviceMemory::retire(cudaGraphExec_t graph) {
+void StreamMemory::retire(cudaGraphExec_t graph) {
   std::lock_guard<std::mutex> lock(mutex_);
   retired_.push_back(graph);
 }
 
-std::vector<cudaGraphExec_t> DeviceMemory::retired() {
+std::vector<cudaGraphExec_t> StreamMemory::retired() {
   std::lock_guard<std::mutex> lock(mutex_);
   return std::exchange(retired_, {});
 }
 
-void DeviceMemory::destroy(const std::vector<cudaGraphExec_t>& graphs) {
+void StreamMemory::destroy(const std::vector<cudaGraphExec_t>& graphs) {
   for (cudaGraphExec_t graph : graphs) cudaGraphExecDestroy(graph);
 }
 
