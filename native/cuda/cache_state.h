@@ -19,6 +19,8 @@
 // the host clears it, and changes nothing; neither do the steps that were enqueued behind it.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <climits>
 #include <cstdint>
 
