@@ -25,7 +25,7 @@ __device__ __forceinline__ float bias_of(const View& bias, int64_t g) {
 template <typename W>
 __global__ void __launch_bounds__(32 * kWarps)
     predict_utility_kernel(PredictUtilityParams params, bool aligned) {
-  __shared__ alignas(16) float activated[kChunk];
+  alignas(16) __shared__ float activated[kChunk];
   const int64_t t = blockIdx.x, heads = params.weight.shape[0], width = params.weight.shape[1];
   const int lane = threadIdx.x, warp = threadIdx.y, thread = warp * 32 + lane;
   const float* hidden = params.hidden.as<const float>() + t * params.hidden.stride[0];

@@ -246,7 +246,7 @@ Status describe_logit(int64_t b, uint32_t value) {
 Status make_workspace(Context& on, int64_t rows, int64_t vocabulary, Workspace* workspace) {
   workspace->chunks = static_cast<int>(blocks_for(vocabulary, kChunk));
   int bits = 62;
-  while (vocabulary - 1 >> (62 - bits) != 0) bits--;
+  while ((vocabulary - 1) >> (62 - bits) != 0) bits--;
   workspace->unit = ldexpf(1, bits);
   const int64_t largest_bytes = rows * workspace->chunks * static_cast<int64_t>(sizeof(unsigned long long));
   const int64_t binned_rows = workspace->chunks > 1 ? rows : 0;
