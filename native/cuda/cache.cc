@@ -8,7 +8,6 @@
 
 #include "cuda/common/page_layout.cuh"
 #include "cuda/page_content.h"
-#include "cuda/sequences.h"
 
 namespace spkv {
 namespace cuda {

@@ -14,6 +14,7 @@
 #include "cuda/context.h"
 #include "cuda/device_memory.h"
 #include "cuda/new_pairs.h"
+#include "cuda/sequences.h"
 #include "cuda/step_plan.h"
 
 namespace spkv {

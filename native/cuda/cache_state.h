@@ -17,6 +17,8 @@
 // and changes nothing, and neither do the steps that were enqueued behind it.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <cstdint>
 
 namespace spkv {
@@ -29,8 +31,8 @@ struct PoolShortage {
 };
 
 struct CacheState {
-  // Whether pages have the swizzled form of common/page.cuh, which the fast kernels want: bf16 and a head size
-  // of 64 or 128. All others have the plain form of common/page_layout.cuh.
+  // Whether pages have the swizzled form of common/page.cuh, which the fast kernels want: bf16 and a head
+  // size of 64 or 128. All others have the plain form of common/page_layout.cuh.
   bool swizzled = true;
   bool bf16 = true;
   int64_t page_bytes = 0;

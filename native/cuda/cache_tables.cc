@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "cuda/cache.h"
-#include "cuda/sequences.h"
 
 namespace spkv {
 namespace cuda {

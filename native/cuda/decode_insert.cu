@@ -101,9 +101,7 @@ __global__ void __launch_bounds__(kThreads) insert_kernel(DecodeInsertParams p) 
 
 cudaError_t decode_insert(const DecodeInsertParams& params, cudaStream_t stream) {
   int lists = params.cache.layers * params.plan.batch * params.cache.kv_heads;
-  LaunchShape shape;
-  shape.grid = dim3(blocks_for(lists, kListsPerBlock));
-  shape.block = dim3(kThreads);
+  LaunchShape shape = {dim3(blocks_for(lists, kListsPerBlock)), dim3(kThreads)};
   if (params.cache.head_dim == 128) return launch(stream, shape, insert_kernel<128>, params);
   if (params.cache.head_dim == 64) return launch(stream, shape, insert_kernel<64>, params);
   return cudaErrorInvalidValue;

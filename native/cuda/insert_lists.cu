@@ -281,11 +281,9 @@ __global__ void __launch_bounds__(kThreads) write_kernel(InsertListsParams p) {
 
 cudaError_t insert_lists(const InsertListsParams& params, cudaStream_t stream) {
   int lists = params.cache.layers * params.batch * params.cache.kv_heads;
-  LaunchShape count, admit, move;
-  count.grid = move.grid = dim3(static_cast<unsigned>(lists));
-  count.block = dim3(kCountThreads);
-  admit.block = dim3(kAdmitThreads);
-  move.block = dim3(kThreads);
+  dim3 grid(static_cast<unsigned>(lists));
+  LaunchShape count = {grid, dim3(kCountThreads)}, admit = {dim3(1), dim3(kAdmitThreads)};
+  LaunchShape move = {grid, dim3(kThreads)};
   cudaError_t error = launch(stream, count, count_kernel, params);
   if (error == cudaSuccess) error = launch(stream, admit, admit_kernel, params, lists);
   if (error == cudaSuccess && params.shared) error = launch(stream, move, copy_kernel, params);

@@ -80,9 +80,7 @@ NewPairs::NewPairs(const View& k, const View& v, const View& u)
 cudaError_t check_pairs(const NewPairs& pairs, bool bf16, const InsertFaults& faults, cudaStream_t stream) {
   int64_t rows = int64_t{pairs.layers} * pairs.tokens * pairs.kv_heads;
   if (rows == 0) return cudaSuccess;
-  LaunchShape shape;
-  shape.grid = dim3(std::min(blocks_for(rows, kWarps), kMostBlocks));
-  shape.block = dim3(kThreads);
+  LaunchShape shape = {dim3(std::min(blocks_for(rows, kWarps), kMostBlocks)), dim3(kThreads)};
   return launch(stream, shape, check_kernel, pairs, bf16, faults);
 }
 

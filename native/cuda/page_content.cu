@@ -44,10 +44,8 @@ template <bool kWrite>
 cudaError_t move_rows(const CacheState& cache, const ListRows& list, cudaStream_t stream) {
   int64_t numbers = int64_t{2} * (int64_t{list.kept} + list.ring) * cache.head_dim;
   if (numbers == 0) return cudaSuccess;
-  LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(
-      std::min<int64_t>((numbers + kThreads - 1) / kThreads, int64_t{kMostBlocks})));
-  shape.block = dim3(kThreads);
+  LaunchShape shape = {dim3(static_cast<unsigned>(
+      std::min<int64_t>((numbers + kThreads - 1) / kThreads, int64_t{kMostBlocks}))), dim3(kThreads)};
   return cache.bf16 ? launch(stream, shape, rows_kernel<uint16_t, kWrite>, cache, list)
                     : launch(stream, shape, rows_kernel<uint32_t, kWrite>, cache, list);
 }
@@ -100,16 +98,12 @@ cudaError_t write_rows(const CacheState& cache, const ListRows& list, cudaStream
 }
 
 cudaError_t poison_free_pages(const CacheState& cache, cudaStream_t stream) {
-  LaunchShape shape;
-  shape.grid = dim3(std::min(static_cast<unsigned>(cache.capacity_pages), kMostBlocks));
-  shape.block = dim3(kThreads);
+  LaunchShape shape = {dim3(std::min(static_cast<unsigned>(cache.capacity_pages), kMostBlocks)), dim3(kThreads)};
   return launch(stream, shape, poison_free_kernel, cache);
 }
 
 cudaError_t poison_dead_slots(const CacheState& cache, int slot, cudaStream_t stream) {
-  LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(cache.layers * cache.kv_heads));
-  shape.block = dim3(kThreads);
+  LaunchShape shape = {dim3(static_cast<unsigned>(cache.layers * cache.kv_heads)), dim3(kThreads)};
   return launch(stream, shape, poison_dead_kernel, cache, slot);
 }
 

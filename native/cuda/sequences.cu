@@ -164,24 +164,18 @@ __global__ void __launch_bounds__(kThreads) move_kernel(CacheState from, CacheSt
 }
 
 LaunchShape warp_per_list(const CacheState& cache) {
-  LaunchShape shape;
-  shape.grid = dim3(blocks_for(int64_t{cache.layers} * cache.kv_heads, kWarps));
-  shape.block = dim3(kThreads);
-  return shape;
+  return {dim3(blocks_for(int64_t{cache.layers} * cache.kv_heads, kWarps)), dim3(kThreads)};
 }
 
 }  // namespace
 
 cudaError_t reset_cache(const CacheState& cache, cudaStream_t stream) {
-  LaunchShape shape;
-  shape.grid = dim3(64);
-  shape.block = dim3(kThreads);
+  LaunchShape shape = {dim3(64), dim3(kThreads)};
   return launch(stream, shape, reset_kernel, cache);
 }
 
 cudaError_t create_sequence(const CacheState& cache, const NewSequence& sequence, cudaStream_t stream) {
-  LaunchShape shape;
-  shape.block = dim3(kCreateThreads);
+  LaunchShape shape = {dim3(1), dim3(kCreateThreads)};
   return launch(stream, shape, create_kernel, cache, sequence);
 }
 
@@ -205,9 +199,7 @@ cudaError_t count_shared_pages(const CacheState& cache, int slot, int32_t* count
 cudaError_t move_tables(const CacheState& from, const CacheState& to, cudaStream_t stream) {
   int64_t lists = int64_t{from.layers} * from.sequences * from.kv_heads;
   if (lists == 0) return cudaSuccess;
-  LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(lists));
-  shape.block = dim3(kThreads);
+  LaunchShape shape = {dim3(static_cast<unsigned>(lists)), dim3(kThreads)};
   return launch(stream, shape, move_kernel, from, to);
 }
 

@@ -106,9 +106,7 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(StepPlanParams params) {
 
 cudaError_t plan_step(const StepPlanParams& params, cudaStream_t stream) {
   if (params.plan.batch < 1 || params.plan.blocks < 1) return cudaErrorInvalidValue;
-  LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(params.cache.layers));
-  shape.block = dim3(kThreads);
+  LaunchShape shape = {dim3(static_cast<unsigned>(params.cache.layers)), dim3(kThreads)};
   return launch(stream, shape, plan_kernel, params);
 }
 
