@@ -50,7 +50,7 @@ __device__ __forceinline__ void attend_page(typename Config::State* state, uint3
 
 // Takes in the step's own pair as slot 0 of a tile.
 template <typename Config>
-__device__ __forceinline__ void attend_new(typename Config::State* state, const DecodeAttentionParams& p,
+__device__ __forceinline__ void attend_new(typename Config::State* state,
                                            const ItemSlot<Config>& slot, float scale_log2) {
   int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t* key = reinterpret_cast<const uint32_t*>(slot.key) + t;
@@ -82,7 +82,7 @@ __device__ __forceinline__ ItemPlan compute_item(const DecodeAttentionParams& p,
   ItemPlan item = slot.plan;
   state.begin(slot.q[0], Config::kQueryStride, p.heads / p.cache.kv_heads);
   int begin = fragment_begin(block, item), end = fragment_end(block, item);
-  if (begin == 0 && threadIdx.x < 32) attend_new<Config>(&state, p, slot, scale_log2);
+  if (begin == 0 && threadIdx.x < 32) attend_new<Config>(&state, slot, scale_log2);
   __syncwarp();
   if (lane == 0) barrier_arrive(shared_address(&memory->item_empty[at->index]));
   at->advance();
