@@ -48,32 +48,24 @@ __device__ __forceinline__ void attend_page(typename Config::State* state, uint3
   }
 }
 
-__device__ __forceinline__ bool finite_bf16(uint32_t pair) {
-  return (pair & 0x7f80) != 0x7f80 && (pair & 0x7f800000) != 0x7f800000;
-}
-
-// Takes in the step's own pair as slot 0 of a tile, and checks it.
+// Takes in the step's own pair as slot 0 of a tile.
 template <typename Config>
-__device__ __forceinline__ void attend_new(typename Config::State* state, const DecodeAttentionParams& p,
+__device__ __forceinline__ void attend_new(typename Config::State* state,
                                            const ItemSlot<Config>& slot, float scale_log2) {
   int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t* key = reinterpret_cast<const uint32_t*>(slot.key) + t;
   const unsigned short* value = reinterpret_cast<const unsigned short*>(slot.value) + g;
-  bool good_key = true, good_value = true;
   auto load_keys = [&](int i, uint32_t(&a)[4]) {
     a[0] = g == 0 ? key[i * 8] : 0;
     a[2] = g == 0 ? key[i * 8 + 4] : 0;
     a[1] = a[3] = 0;
-    good_key = good_key && finite_bf16(a[0]) && finite_bf16(a[2]);
   };
   auto load_values = [&](int i, uint32_t(&a)[4]) {
     a[0] = t == 0 ? value[i * 16] : 0;
     a[1] = t == 0 ? value[i * 16 + 8] : 0;
     a[2] = a[3] = 0;
-    good_value = good_value && finite_bf16(a[0]) && finite_bf16(a[1]);
   };
   state->template attend<true>(load_keys, load_values, 1, scale_log2);
-  if (!good_key || !good_value) atomicMin(&p.cache.status->non_finite, p.layer * 3 + (good_key ? 1 : 0));
 }
 
 // Takes in what the block has of the next item, and hands the result over.
@@ -90,7 +82,7 @@ __device__ __forceinline__ ItemPlan compute_item(const DecodeAttentionParams& p,
   ItemPlan item = slot.plan;
   state.begin(slot.q[0], Config::kQueryStride, p.heads / p.cache.kv_heads);
   int begin = fragment_begin(block, item), end = fragment_end(block, item);
-  if (begin == 0 && threadIdx.x < 32) attend_new<Config>(&state, p, slot, scale_log2);
+  if (begin == 0 && threadIdx.x < 32) attend_new<Config>(&state, slot, scale_log2);
   __syncwarp();
   if (lane == 0) barrier_arrive(shared_address(&memory->item_empty[at->index]));
   at->advance();

@@ -23,7 +23,6 @@ struct DecodeAttentionParams {
   const __nv_bfloat16* q = nullptr;       // [B, H, D], sequences q_stride elements apart, a multiple of 8
   const __nv_bfloat16* keys = nullptr;    // [B, G, D], kv_stride apart
   const __nv_bfloat16* values = nullptr;  // [B, G, D], kv_stride apart
-  const float* utilities = nullptr;       // [B, G], or null; only checked, see StepStatus::non_finite
   int64_t q_stride = 0;
   int64_t kv_stride = 0;
   CacheState cache;

@@ -37,6 +37,8 @@ class Engine {
         out_(size(heads_)),
         keys_(size(g_.kv_heads)),
         values_(size(g_.kv_heads)),
+        key_floats_(size(g_.kv_heads)),
+        value_floats_(size(g_.kv_heads)),
         utilities_(static_cast<size_t>(g_.layers) * batch_ * g_.kv_heads) {
     CHECK_CUDA(cudaStreamCreate(&stream_));
     CHECK_CUDA(cudaStreamSynchronize(nullptr));
@@ -61,7 +63,6 @@ class Engine {
       p.q = q_.get() + layer * q_layer;
       p.keys = keys_.get() + layer * kv_layer;
       p.values = values_.get() + layer * kv_layer;
-      p.utilities = utilities_.get() + static_cast<size_t>(layer) * batch_ * g_.kv_heads;
       p.q_stride = static_cast<int64_t>(heads_) * g_.dim;
       p.kv_stride = static_cast<int64_t>(g_.kv_heads) * g_.dim;
       p.cache = cache_.state;
@@ -74,14 +75,9 @@ class Engine {
       p.overlap_previous = layer > 0;
       CHECK_CUDA(decode_attention(p, stream_));
     }
-    DecodeInsertParams insert{cache_.state,
-                              cache_.plan,
-                              keys_.get(),
-                              values_.get(),
-                              utilities_.get(),
-                              static_cast<int64_t>(size(g_.kv_heads) / g_.layers),
-                              static_cast<int64_t>(g_.kv_heads) * g_.dim};
-    CHECK_CUDA(decode_insert(insert, stream_));
+    NewPairs pairs = step_pairs(g_, batch_, key_floats_.get(), value_floats_.get(), utilities_.get());
+    CHECK_CUDA(check_pairs(pairs, true, cache_.faults, stream_));
+    CHECK_CUDA(decode_insert({cache_.state, cache_.plan, pairs, cache_.faults}, stream_));
     CHECK_CUDA(cudaStreamEndCapture(stream_, &graph));
     CHECK_CUDA(cudaGraphInstantiate(&graph_, graph, 0));
     CHECK_CUDA(cudaGraphDestroy(graph));
@@ -92,6 +88,8 @@ class Engine {
     q_.write(q);
     keys_.write(keys);
     values_.write(values);
+    key_floats_.write(widened(keys));
+    value_floats_.write(widened(values));
     utilities_.write(utilities);
     out_.fill(0xff);
     CHECK_CUDA(cudaDeviceSynchronize());
@@ -107,7 +105,7 @@ class Engine {
   TestCache cache_;
   DeviceArray<int32_t> slots_;
   DeviceArray<bf16> q_, out_, keys_, values_;
-  DeviceArray<float> utilities_;
+  DeviceArray<float> key_floats_, value_floats_, utilities_;
   cudaStream_t stream_ = nullptr;
   cudaGraphExec_t graph_ = nullptr;
 };
