@@ -82,7 +82,7 @@ void run(const Setup& setup) {
   std::vector<History> histories(setup.slots.size());
   for (int step = 0; step < setup.steps; step++) {
     Numbers n = draw(setup, &random);
-    std::vector<bf16> out = engine.step(n.q, n.keys, n.values, n.utilities);
+    std::vector<float> out = engine.step(n.q, n.keys, n.values, n.utilities);
     if (step % setup.compare_every == 0 || step + 3 > setup.steps) {
       double worst = compare(setup, histories, n, out);
       expect(worst <= 1, setup.name + " step " + std::to_string(step) + ": error over tolerance " +
@@ -119,7 +119,7 @@ void run(const Setup& setup) {
   }
   for (int step = 0; step < 5; step++) {
     Numbers next = draw(setup, &random);
-    std::vector<bf16> out = engine.step(next.q, next.keys, next.values, next.utilities);
+    std::vector<float> out = engine.step(next.q, next.keys, next.values, next.utilities);
     expect(compare(setup, histories, next, out) <= 1, setup.name + ": after sequences were replaced");
     remember(setup, next, &histories);
   }
@@ -145,7 +145,7 @@ void exhaustion(int spare) {
   std::vector<History> histories(2);
   auto step = [&] {
     Numbers n = draw(setup, &random);
-    std::vector<bf16> out = engine.step(n.q, n.keys, n.values, n.utilities);
+    std::vector<float> out = engine.step(n.q, n.keys, n.values, n.utilities);
     expect(compare(setup, histories, n, out) <= 1, setup.name + ": numbers");
     return n;
   };
