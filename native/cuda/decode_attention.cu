@@ -150,10 +150,8 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 
 template <typename Config>
 cudaError_t launch_decode(const DecodeAttentionParams& params, cudaStream_t stream) {
-  LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(params.plan.blocks));
-  shape.block = dim3(kBlockThreads);
-  shape.shared_bytes = static_cast<int>(sizeof(BlockMemory<Config>)) + 1024;
+  constexpr int kSharedBytes = static_cast<int>(sizeof(BlockMemory<Config>)) + 1024;
+  LaunchShape shape = {dim3(static_cast<unsigned>(params.plan.blocks)), dim3(kBlockThreads), kSharedBytes};
   shape.early = true;  // wait_for_previous_launch keeps the order
   return launch(stream, shape, decode_kernel<Config>, params);
 }
