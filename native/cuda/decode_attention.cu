@@ -124,7 +124,7 @@ __device__ __forceinline__ void begin_block(BlockMemory<Config>* memory) {
 template <typename Config>
 __global__ void __launch_bounds__(kBlockThreads, 1)
     decode_kernel(const __grid_constant__ DecodeAttentionParams p) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // earlier GPUs take general_attention
   uint8_t* shared = dynamic_shared();
   auto* memory =
       reinterpret_cast<BlockMemory<Config>*>(shared + (1024 - shared_address(shared) % 1024) % 1024);
