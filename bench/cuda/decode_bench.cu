@@ -182,7 +182,8 @@ std::string time_decode(const Work& work, int blocks) {
   Random random(99);
   size_t q_layer = static_cast<size_t>(work.batch) * work.heads * work.dim;
   size_t kv_layer = static_cast<size_t>(work.batch) * work.kv_heads * work.dim;
-  DeviceArray<bf16> q(random.normals(q_layer * work.layers)), out(q_layer * work.layers);
+  DeviceArray<bf16> q(random.normals(q_layer * work.layers));
+  DeviceArray<float> out(q_layer * work.layers);
   DeviceArray<bf16> keys(random.normals(kv_layer * work.layers)),
       values(random.normals(kv_layer * work.layers));
   auto attend = [&](cudaStream_t stream, bool overlap) {
@@ -192,7 +193,8 @@ std::string time_decode(const Work& work, int blocks) {
       p.q = q.get() + layer * q_layer;
       p.keys = keys.get() + layer * kv_layer;
       p.values = values.get() + layer * kv_layer;
-      p.q_stride = static_cast<int64_t>(work.heads) * work.dim;
+      p.q_stride = p.out_stride = static_cast<int64_t>(work.heads) * work.dim;
+      p.out_head_stride = work.dim;
       p.kv_stride = static_cast<int64_t>(work.kv_heads) * work.dim;
       p.cache = cache.state;
       p.plan = cache.plan;

@@ -10,20 +10,6 @@ namespace spkv {
 namespace cuda {
 namespace {
 
-// Which of the warp's 16 slots of a unit the new token sees.
-__device__ __forceinline__ uint32_t visible_slots(const Units& units, const ItemPlan& item, int unit,
-                                                  const CacheState& cache) {
-  int row = threadIdx.x / 32 * kTileSlots + threadIdx.x % 32;
-  bool seen = row < units.rows(unit);
-  if (unit < units.ring_units) {
-    int slot = unit * kPageSlots + row;
-    int age = item.length % cache.ring_slots - slot;  // new token's position minus the slot's
-    if (age <= 0) age += cache.ring_slots;
-    seen = seen && age <= cache.window && slot != item.hidden_slot;
-  }
-  return __ballot_sync(~0u, seen) & kAllVisible;
-}
-
 // Takes in one page that has arrived.
 template <typename Config>
 __device__ __forceinline__ void attend_page(typename Config::State* state, uint32_t page, uint32_t visible,
@@ -50,8 +36,8 @@ __device__ __forceinline__ void attend_page(typename Config::State* state, uint3
 
 // Takes in the step's own pair as slot 0 of a tile.
 template <typename Config>
-__device__ __forceinline__ void attend_new(typename Config::State* state,
-                                           const ItemSlot<Config>& slot, float scale_log2) {
+__device__ __forceinline__ void attend_new(typename Config::State* state, const ItemSlot<Config>& slot,
+                                           float scale_log2) {
   int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t* key = reinterpret_cast<const uint32_t*>(slot.key) + t;
   const unsigned short* value = reinterpret_cast<const unsigned short*>(slot.value) + g;
@@ -138,6 +124,7 @@ __device__ __forceinline__ void begin_block(BlockMemory<Config>* memory) {
 template <typename Config>
 __global__ void __launch_bounds__(kBlockThreads, 1)
     decode_kernel(const __grid_constant__ DecodeAttentionParams p) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // earlier GPUs take general_attention
   uint8_t* shared = dynamic_shared();
   auto* memory =
       reinterpret_cast<BlockMemory<Config>*>(shared + (1024 - shared_address(shared) % 1024) % 1024);
@@ -158,6 +145,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   } else {
     merge_items(p, block, memory);
   }
+#endif
 }
 
 template <typename Config>

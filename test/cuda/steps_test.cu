@@ -92,7 +92,7 @@ void run(const Setup& setup) {
   std::vector<History> histories(setup.slots.size());
   for (int step = 0; step < setup.steps; step++) {
     Numbers n = draw(setup, &random);
-    std::vector<bf16> out = engine.step(n.q, n.keys, n.values, n.utilities);
+    std::vector<float> out = engine.step(n.q, n.keys, n.values, n.utilities);
     if (step % setup.compare_every == 0 || step + 3 > setup.steps) {
       double worst = compare(setup, histories, n, out);
       expect(worst <= 1, setup.name + " step " + std::to_string(step) + ": error over tolerance " +
@@ -128,7 +128,7 @@ void run(const Setup& setup) {
   }
   for (int step = 0; step < 5; step++) {
     Numbers next = draw(setup, &random);
-    std::vector<bf16> out = engine.step(next.q, next.keys, next.values, next.utilities);
+    std::vector<float> out = engine.step(next.q, next.keys, next.values, next.utilities);
     expect(compare(setup, histories, next, out) <= 1, setup.name + ": after sequences were replaced");
     remember(setup, next, &histories);
   }
@@ -154,7 +154,7 @@ void exhaustion(int spare) {
   std::vector<History> histories(2);
   auto step = [&] {
     Numbers n = draw(setup, &random);
-    std::vector<bf16> out = engine.step(n.q, n.keys, n.values, n.utilities);
+    std::vector<float> out = engine.step(n.q, n.keys, n.values, n.utilities);
     expect(compare(setup, histories, n, out) <= 1, setup.name + ": numbers");
     return n;
   };

@@ -255,9 +255,9 @@ inline Reference reference_attention(const bf16* q, const std::vector<Pair>& pai
   return result;
 }
 
-// What rounding the weights to bf16 (2^-8 each) and the result (2^-8) may cost, and f32 scores of this size.
+// What rounding the weights to bf16 (2^-8 each) may cost, and f32 scores of this size.
 inline double tolerance(const Reference& reference, int d) {
-  return (0x1p-7 + reference.largest * 0x1p-20) * reference.magnitude[d] * 1.05 + 1e-7;
+  return (0x1p-8 + reference.largest * 0x1p-20) * reference.magnitude[d] * 1.05 + 1e-7;
 }
 
 }  // namespace spkv_test
