@@ -12,6 +12,7 @@ const LAYERS = [
   ['model/'],
   ['session', 'report', 'evaluate', 'generate', 'text-model'],
   ['index'],
+  ['benchmark/'],
   ['cli/'],
 ];
 /** The files of lib/ that hold handles of the binary. */

@@ -1,4 +1,5 @@
 import { Command, type OutputConfiguration } from 'commander';
+import { registerBench } from './bench.js';
 import { registerBuild } from './build.js';
 import { registerChat } from './chat.js';
 import { registerDemo } from './demo.js';
@@ -23,6 +24,7 @@ export function createProgram(output: OutputConfiguration = {}): Command {
   registerChat(program);
   registerInspect(program);
   registerDemo(program);
+  registerBench(program);
   registerBuild(program);
   return program;
 }

@@ -1,6 +1,6 @@
 // The cache of the CUDA device: core/cache.h over the arrays of cache_state.h. What the device decides (which
-// pages a list has, how many pairs it keeps) is only there; the host knows which sequences live, how long they
-// can be at most, and which of them may share pages.
+// pages a list has, how many pairs it keeps) is only there; the host knows which sequences live, how long
+// they can be at most, and which of them may share pages.
 #pragma once
 
 #include <memory>
@@ -19,9 +19,9 @@ namespace cuda {
 struct Step {
   int batch = 0;
   int64_t tokens = 0;
-  const int32_t* slots = nullptr;           // [B], on the host
-  const int32_t* offsets = nullptr;         // [B + 1], on the host
-  const int32_t* device_slots = nullptr;    // the same on the device
+  const int32_t* slots = nullptr;         // [B], on the host
+  const int32_t* offsets = nullptr;       // [B + 1], on the host
+  const int32_t* device_slots = nullptr;  // the same on the device
   const int32_t* device_offsets = nullptr;
   int64_t longest = 0;  // new tokens of the sequence with the most
   bool decode = false;  // every sequence has exactly one new token
@@ -37,8 +37,8 @@ class CudaCache : public Cache {
                             Step* step) = 0;
   // The device's arrays; valid until the next begin_step.
   virtual const CacheState& state() const = 0;
-  // The plan of a decode step (step.decode, and state().swizzled). Made once for all layers: as long as neither
-  // the cache nor the step changes, later calls return the same.
+  // The plan of a decode step (step.decode, and state().swizzled). Made once for all layers: as long as
+  // neither the cache nor the step changes, later calls return the same.
   virtual Status plan(Context& context, const Step& step, StepPlan* plan) = 0;
 };
 

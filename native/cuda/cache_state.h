@@ -34,8 +34,8 @@ struct StepStatus {
 };
 
 struct CacheState {
-  // Whether pages have the swizzled form of common/page.cuh, which the fast kernels want: bf16 and a head size
-  // of 64 or 128. All others have the plain form of common/page_layout.cuh.
+  // Whether pages have the swizzled form of common/page.cuh, which the fast kernels want: bf16 and a head
+  // size of 64 or 128. All others have the plain form of common/page_layout.cuh.
   bool swizzled = true;
   bool bf16 = true;
   int64_t page_bytes = 0;

@@ -2,6 +2,7 @@
 // decode_block.cuh for what its warps do.
 #include "cuda/decode_attention.h"
 
+#include "cuda/common/launch.cuh"
 #include "cuda/decode_feed.cuh"
 #include "cuda/decode_merge.cuh"
 
@@ -145,7 +146,7 @@ __device__ __forceinline__ void begin_block(BlockMemory<Config>* memory) {
 template <typename Config>
 __global__ void __launch_bounds__(kBlockThreads, 1)
     decode_kernel(const __grid_constant__ DecodeAttentionParams p) {
-  extern __shared__ uint8_t shared[];
+  uint8_t* shared = dynamic_shared();
   auto* memory =
       reinterpret_cast<BlockMemory<Config>*>(shared + (1024 - shared_address(shared) % 1024) % 1024);
   begin_block(memory);
@@ -168,22 +169,11 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 }
 
 template <typename Config>
-cudaError_t launch(const DecodeAttentionParams& params, cudaStream_t stream) {
+cudaError_t launch_decode(const DecodeAttentionParams& params, cudaStream_t stream) {
   constexpr int kSharedBytes = static_cast<int>(sizeof(BlockMemory<Config>)) + 1024;
-  cudaError_t error =
-      cudaFuncSetAttribute(decode_kernel<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-  if (error != cudaSuccess) return error;
-  cudaLaunchAttribute early = {};  // blocks start early; wait_for_previous_launch keeps the order
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(params.plan.blocks));
-  config.blockDim = dim3(kBlockThreads);
-  config.dynamicSmemBytes = kSharedBytes;
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, decode_kernel<Config>, params);
+  LaunchShape shape = {dim3(static_cast<unsigned>(params.plan.blocks)), dim3(kBlockThreads), kSharedBytes};
+  shape.early = true;  // wait_for_previous_launch keeps the order
+  return launch(stream, shape, decode_kernel<Config>, params);
 }
 
 }  // namespace
@@ -200,11 +190,11 @@ cudaError_t decode_attention(const DecodeAttentionParams& params, cudaStream_t s
   // 80 to 100 KB of pages under way keep the memory busy. More do not read faster, but let the SMs' shares
   // of the bandwidth drift apart.
   if (params.cache.head_dim == 128)
-    return group <= 8 ? launch<DecodeConfig<128, 1, 3>>(params, stream)
-                      : launch<DecodeConfig<128, 2, 3>>(params, stream);
+    return group <= 8 ? launch_decode<DecodeConfig<128, 1, 3>>(params, stream)
+                      : launch_decode<DecodeConfig<128, 2, 3>>(params, stream);
   if (params.cache.head_dim == 64)
-    return group <= 8 ? launch<DecodeConfig<64, 1, 5>>(params, stream)
-                      : launch<DecodeConfig<64, 2, 5>>(params, stream);
+    return group <= 8 ? launch_decode<DecodeConfig<64, 1, 5>>(params, stream)
+                      : launch_decode<DecodeConfig<64, 2, 5>>(params, stream);
   return cudaErrorInvalidValue;
 }
 

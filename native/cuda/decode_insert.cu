@@ -2,6 +2,7 @@
 // and lanes 16..31 the value's; with D = 64 half of the lanes rest.
 #include "cuda/decode_insert.h"
 
+#include "cuda/common/launch.cuh"
 #include "cuda/common/page.cuh"
 
 namespace spkv {
@@ -93,15 +94,10 @@ __global__ void __launch_bounds__(kThreads) insert_kernel(DecodeInsertParams p) 
 
 cudaError_t decode_insert(const DecodeInsertParams& params, cudaStream_t stream) {
   int lists = params.cache.layers * params.plan.batch * params.cache.kv_heads;
-  int blocks = (lists + kListsPerBlock - 1) / kListsPerBlock;
-  if (params.cache.head_dim == 128) {
-    insert_kernel<128><<<blocks, kThreads, 0, stream>>>(params);
-  } else if (params.cache.head_dim == 64) {
-    insert_kernel<64><<<blocks, kThreads, 0, stream>>>(params);
-  } else {
-    return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
+  LaunchShape shape = {dim3(blocks_for(lists, kListsPerBlock)), dim3(kThreads)};
+  if (params.cache.head_dim == 128) return launch(stream, shape, insert_kernel<128>, params);
+  if (params.cache.head_dim == 64) return launch(stream, shape, insert_kernel<64>, params);
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace cuda

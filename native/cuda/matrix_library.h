@@ -23,8 +23,8 @@ struct Product {
   int64_t x_stride = 0;
   const void* weight = nullptr;
   int64_t weight_stride = 0;
-  DType dtype = DType::kBF16;   // of x and weight
-  const void* bias = nullptr;   // [N], or null
+  DType dtype = DType::kBF16;  // of x and weight
+  const void* bias = nullptr;  // [N], or null
   DType bias_dtype = DType::kF32;
 };
 

@@ -1,5 +1,6 @@
 #include "cuda/sequences.h"
 
+#include "cuda/common/launch.cuh"
 #include "cuda/common/page.cuh"
 
 namespace spkv {
@@ -66,18 +67,15 @@ __global__ void __launch_bounds__(kThreads) release_kernel(CacheState cache, int
 }  // namespace
 
 cudaError_t reset_cache(const CacheState& cache, cudaStream_t stream) {
-  reset_kernel<<<64, kThreads, 0, stream>>>(cache);
-  return cudaGetLastError();
+  return launch(stream, {dim3(64), dim3(kThreads)}, reset_kernel, cache);
 }
 
 cudaError_t create_sequence(const CacheState& cache, int slot, float threshold, cudaStream_t stream) {
-  create_kernel<<<1, kThreads, 0, stream>>>(cache, slot, threshold);
-  return cudaGetLastError();
+  return launch(stream, {dim3(1), dim3(kThreads)}, create_kernel, cache, slot, threshold);
 }
 
 cudaError_t release_sequence(const CacheState& cache, int slot, cudaStream_t stream) {
-  release_kernel<<<1, kThreads, 0, stream>>>(cache, slot);
-  return cudaGetLastError();
+  return launch(stream, {dim3(1), dim3(kThreads)}, release_kernel, cache, slot);
 }
 
 }  // namespace cuda

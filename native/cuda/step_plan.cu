@@ -1,5 +1,6 @@
 #include "cuda/step_plan.h"
 
+#include "cuda/common/launch.cuh"
 #include "cuda/common/page.cuh"
 
 namespace spkv {
@@ -107,8 +108,7 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(StepPlanParams params) {
 
 cudaError_t plan_step(const StepPlanParams& params, cudaStream_t stream) {
   if (params.plan.batch < 1 || params.plan.blocks < 1) return cudaErrorInvalidValue;
-  plan_kernel<<<params.cache.layers, kThreads, 0, stream>>>(params);
-  return cudaGetLastError();
+  return launch(stream, {dim3(params.cache.layers), dim3(kThreads)}, plan_kernel, params);
 }
 
 }  // namespace cuda

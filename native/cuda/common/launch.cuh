@@ -21,9 +21,8 @@ template <typename... Parameters, typename... Arguments>
 cudaError_t launch(cudaStream_t stream, const LaunchShape& shape, void (*kernel)(Parameters...),
                    Arguments&&... arguments) {
   if (shape.shared_bytes > 48 * 1024) {
-    cudaError_t error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
+    cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                             cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
     if (error != cudaSuccess) return error;
   }
   cudaLaunchAttribute early = {};
@@ -43,8 +42,10 @@ inline unsigned blocks_for(int64_t items, int64_t per_block) {
   return static_cast<unsigned>((items + per_block - 1) / per_block);
 }
 
-#if defined(__CUDACC__)
 // The block's dynamic shared memory; 16-byte aligned.
+#if defined(SPKV_EMULATED_CUDA)
+using spkv_emulator::dynamic_shared;
+#elif defined(__CUDACC__)
 __device__ __forceinline__ uint8_t* dynamic_shared() {
   extern __shared__ __align__(16) uint8_t spkv_dynamic_shared[];
   return spkv_dynamic_shared;

@@ -1,8 +1,13 @@
 // One inline function per PTX instruction that the kernels use and CUDA C++ has no name for. Fragment layouts
-// are drawn where they are used; the instruction set reference is the source of all of them.
+// are drawn where they are used; the instruction set reference is the source of all of them. The emulator of
+// test/cuda/emulator has its own form of each.
 #pragma once
 
 #include <cstdint>
+
+#if defined(SPKV_EMULATED_CUDA)
+#include <emulator/ptx.h>
+#else
 
 namespace spkv {
 namespace cuda {
@@ -156,3 +161,5 @@ __device__ __forceinline__ float exp2_fast(float x) {
 
 }  // namespace cuda
 }  // namespace spkv
+
+#endif

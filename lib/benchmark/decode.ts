@@ -1,0 +1,84 @@
+import { Decoder } from '../model/decoder.js';
+import type { Network } from '../model/forward.js';
+import type { Sequence } from '../ops.js';
+import { drawDensities, type Skew } from './densities.js';
+import { fillSequences, pagesNeeded } from './fill.js';
+import { streamedWeights, THRESHOLD, WINDOW } from './geometries.js';
+import { uniform } from './random.js';
+
+export interface DecodeSettings {
+  batch: number;
+  /** Tokens that each sequence has seen before the first measured step. */
+  context: number;
+  /** Average share of pairs that are kept. */
+  density: number;
+  skew: Skew;
+  /** Measured steps, after a few that are not. */
+  steps: number;
+}
+
+export interface DecodeResult extends DecodeSettings {
+  /** Share of pairs kept, counted from the lists. */
+  measuredDensity: number;
+  /** Seconds of one step, from call to token ids: median, and the fastest and slowest. */
+  seconds: { median: number; min: number; max: number };
+  tokensPerSecond: number;
+  /** Read in one step: all weights once, and every pair that is kept or in the window. */
+  weightBytes: number;
+  cacheBytes: number;
+  bytesPerSecond: number;
+}
+
+const WARM_UP = 5;
+
+/** Times whole decode steps of a random network over sequences with drawn lists. */
+export async function benchmarkDecode(
+  network: Network, settings: DecodeSettings, onProgress?: (share: number) => void, signal?: AbortSignal,
+): Promise<DecodeResult> {
+  const { config, weights } = network;
+  const { device } = weights.embedding;
+  const { batch, context, density, skew, steps } = settings;
+  const densities = drawDensities(config, density, skew, uniform(3));
+  const { layers, kvHeads, headDim } = config;
+  using cache = device.createCache({
+    layers, kvHeads, headDim, window: WINDOW, dtype: 'bf16',
+    capacityPages: pagesNeeded(batch, context + WARM_UP + steps, densities),
+  });
+  const sequences: Sequence[] = [];
+  try {
+    for (let i = 0; i < batch; i++) sequences.push(await cache.createSequence({ threshold: THRESHOLD }));
+    await fillSequences(device, config, cache, sequences, context, densities, onProgress, signal);
+    const stats = await Promise.all(sequences.map((sequence) => sequence.stats()));
+    const kept = stats.reduce((sum, one) => sum + one.kept.reduce((all, count) => all + count, 0), 0);
+    const lists = batch * layers * kvHeads;
+    const pairBytes = 2 * headDim * 2;
+    using decoder = new Decoder(network, cache, sequences.map((sequence, row) => ({ sequence, next: row })));
+    const seconds = await timeSteps(decoder, steps, signal);
+    const weightBytes = 2 * streamedWeights(config);
+    const cacheBytes = (kept + lists * Math.min(WINDOW, context)) * pairBytes;
+    return {
+      ...settings,
+      measuredDensity: context > WINDOW ? kept / (lists * (context - WINDOW)) : 0,
+      seconds,
+      tokensPerSecond: batch / seconds.median,
+      weightBytes,
+      cacheBytes,
+      bytesPerSecond: (weightBytes + cacheBytes) / seconds.median,
+    };
+  } finally {
+    for (const sequence of sequences) await sequence.dispose();
+  }
+}
+
+async function timeSteps(decoder: Decoder, steps: number, signal?: AbortSignal): Promise<DecodeResult['seconds']> {
+  const times: number[] = [];
+  for (let step = 0; step < WARM_UP + steps; step++) {
+    signal?.throwIfAborted();
+    const start = performance.now();
+    await decoder.step();
+    if (step >= WARM_UP) times.push((performance.now() - start) / 1000);
+  }
+  times.sort((a, b) => a - b);
+  return { median: times[times.length >> 1]!, min: times[0]!, max: times.at(-1)! };
+}
+

@@ -1,0 +1,94 @@
+#include "emulator/copies.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "emulator/block.h"
+
+namespace spkv_emulator {
+namespace {
+
+// In the 8 bytes of the barrier.
+struct Barrier {
+  int32_t bytes;                         // announced and not in yet, or the other way round
+  uint32_t arrivals : 12, missing : 12;  // of a phase, and of the one that runs
+  uint32_t phase : 1, made : 7;
+};
+static_assert(sizeof(Barrier) == 8, "a barrier has 8 bytes");
+
+constexpr uint32_t kMade = 0x2a;
+constexpr uint32_t kMostArrivals = 4095;
+
+struct Copy {
+  uint8_t* to;
+  const void* from;
+  uint32_t bytes;
+  Barrier* barrier;
+};
+
+std::vector<Copy> under_way;
+
+Barrier* barrier_at(uint32_t address) {
+  auto* barrier = reinterpret_cast<Barrier*>(from_shared_address(address));
+  if (address % 8 != 0 || barrier->made != kMade) fail("no mbarrier at shared address %u", address);
+  return barrier;
+}
+
+void end_phase_if_complete(Barrier* barrier) {
+  if (barrier->missing > 0 || barrier->bytes != 0) return;
+  barrier->missing = barrier->arrivals;
+  barrier->phase ^= 1;
+  wake(barrier);
+}
+
+void complete_copies(Barrier* barrier) {
+  auto mine = [barrier](const Copy& copy) { return copy.barrier == barrier; };
+  for (const Copy& copy : under_way) {
+    if (!mine(copy)) continue;
+    memcpy(copy.to, copy.from, copy.bytes);
+    barrier->bytes -= static_cast<int32_t>(copy.bytes);
+  }
+  under_way.erase(std::remove_if(under_way.begin(), under_way.end(), mine), under_way.end());
+  end_phase_if_complete(barrier);
+}
+
+void check_end() {
+  if (!under_way.empty()) fail("the block has ended before its bulk copies");
+}
+
+}  // namespace
+
+void barrier_init(uint32_t address, uint32_t arrivals) {
+  if (address % 8 != 0 || arrivals == 0 || arrivals > kMostArrivals)
+    fail("mbarrier at shared address %u for %u arrivals", address, arrivals);
+  end_check = check_end;
+  *reinterpret_cast<Barrier*>(from_shared_address(address)) = {0, arrivals, arrivals, 0, kMade};
+}
+
+void barrier_arrive(uint32_t address, uint32_t expected_bytes) {
+  Barrier* barrier = barrier_at(address);
+  if (barrier->missing == 0) fail("more arrivals at an mbarrier than its phase has");
+  barrier->bytes += static_cast<int32_t>(expected_bytes);
+  barrier->missing--;
+  end_phase_if_complete(barrier);
+}
+
+void barrier_wait(uint32_t address, uint32_t parity) {
+  Barrier* barrier = barrier_at(address);
+  while (barrier->phase == parity) {
+    complete_copies(barrier);
+    if (barrier->phase == parity) wait_on("an mbarrier", barrier);
+  }
+}
+
+void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
+  if (to % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0 || bytes % 16 != 0)
+    fail("bulk copy of %u bytes from %p to shared address %u: not multiples of 16", bytes, from, to);
+  uint8_t* target = from_shared_address(to);
+  memset(target, 0xff, bytes);
+  under_way.push_back({target, from, bytes, barrier_at(barrier)});
+  if (has_waiters(barrier_at(barrier))) complete_copies(barrier_at(barrier));
+}
+
+}  // namespace spkv_emulator

@@ -1,0 +1,37 @@
+// What the parts of the emulated runtime share.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <functional>
+#include <vector>
+
+using Commands = std::vector<std::function<void()>>;
+
+struct CUgraph_st {
+  Commands commands;
+};
+struct CUgraphExec_st {
+  Commands commands;
+};
+struct CUstream_st {
+  CUgraph_st* capture = nullptr;
+  bool invalidated = false;  // what is captured cannot be a graph
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+};
+
+namespace spkv_emulator {
+
+// Keeps the error for cudaGetLastError, and returns it.
+cudaError_t result(cudaError_t error);
+// Runs the command, or records it while the stream is captured.
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> command);
+// The error of a call that waits or allocates, which a capture forbids; cudaSuccess outside.
+cudaError_t forbid_capture(cudaStream_t stream = nullptr);
+// Whether [pointer, pointer + bytes) lies in memory of the device, if `device`, or of the host.
+bool is_memory_of(bool device, const void* pointer, size_t bytes);
+
+int compute_capability();
+size_t shared_bytes_per_block();  // that a kernel can ask for
+
+}  // namespace spkv_emulator
