@@ -82,15 +82,37 @@ __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_
       : "memory");
 }
 
-// --- Programmatic dependent launch.
+// --- Copies of 16 bytes, global to shared, that a thread waits for by groups (compute capability 8.0).
+
+// Bytes behind the first `bytes` are written as 0. With 0 nothing is read.
+__device__ __forceinline__ void copy_16(uint32_t to, const void* from, uint32_t bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
+               "l"(__cvta_generic_to_global(from)), "r"(bytes)
+               : "memory");
+}
+
+// Ends the group of the copies that this thread has started since the last one.
+__device__ __forceinline__ void end_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Returns when at most `newest` groups of this thread are still under way.
+template <int newest>
+__device__ __forceinline__ void wait_for_copy_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(newest) : "memory");
+}
+
+// --- Programmatic dependent launch. Before compute capability 9.0 launches do not overlap.
 
 // Returns when the launches before this one are complete and their writes are visible.
 __device__ __forceinline__ void wait_for_previous_launch() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 __device__ __forceinline__ void allow_next_launch() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 // --- Matrix fragments. With g = lane / 4 and t = lane % 4, an 8x8 matrix of 16-bit numbers has elements

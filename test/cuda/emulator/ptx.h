@@ -42,6 +42,17 @@ inline void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t ba
   spkv_emulator::bulk_copy(to, from, bytes, barrier);
 }
 
+// --- Copies of 16 bytes
+
+inline void copy_16(uint32_t to, const void* from, uint32_t bytes) {
+  spkv_emulator::copy_16(to, from, bytes);
+}
+inline void end_copy_group() { spkv_emulator::end_copy_group(); }
+template <int newest>
+void wait_for_copy_groups() {
+  spkv_emulator::wait_for_copy_groups(newest);
+}
+
 // --- Programmatic dependent launch: launches run one after another.
 
 inline void wait_for_previous_launch() {}
