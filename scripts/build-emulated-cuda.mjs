@@ -73,7 +73,7 @@ export async function buildEmulatedCuda({ sanitize = false, tests = false } = {}
   const all = await objects(directory, flags, [...backend, ...products, ...programs]);
   const library = all.slice(0, backend.length);
   const link = (name, parts, extra = []) => compile([...flags, ...extra, '-o', join(directory, name), ...parts, '-lpthread', '-ldl']);
-  await link('libspkv_cuda.so', library, ['-shared']);
+  await link('libspkv_cuda.so', library, sanitize ? ['-shared'] : ['-shared', '-Wl,-z,defs']);
   if (products.length > 0) await link('libcublasLt.so', all.slice(backend.length, backend.length + products.length), ['-shared']);
   if (tests) await link('decode_test', [...library, ...all.slice(backend.length + products.length)]);
   return directory;
