@@ -8,6 +8,10 @@ namespace spkv_test {
 
 class PlainContext : public Context {
  public:
+  // With `poison`, scratch memory is full of NaN whenever it is asked for: its content does not outlive an
+  // operation.
+  explicit PlainContext(bool poison) : poison_(poison) {}
+
   spkv::Status finish() override { return check(cudaStreamSynchronize(nullptr), "finish"); }
   spkv::Status launch(const spkv::Graph&, spkv::Execution&, const std::function<bool()>&) override {
     return spkv::Status();
@@ -19,10 +23,9 @@ class PlainContext : public Context {
     return attribute(cudaDevAttrComputeCapabilityMajor) * 10 + attribute(cudaDevAttrComputeCapabilityMinor);
   }
   MatrixLibrary& matrices() override { abort(); }
-  // Full of NaN whenever it is asked for, as what is there does not outlive an operation.
   void* scratch(Scratch, int64_t bytes, spkv::Status*) override {
     if (memory_.size() < static_cast<size_t>(bytes)) memory_ = DeviceArray<uint8_t>(static_cast<size_t>(bytes));
-    if (poison_scratch) memory_.fill(0xff);
+    if (poison_) memory_.fill(0xff);
     return memory_.get();
   }
   Fault* fault() const override { return nullptr; }
@@ -34,14 +37,13 @@ class PlainContext : public Context {
   void on_replay(std::function<void()>) override {}
   uint64_t recording_number() const override { return 0; }
 
-  bool poison_scratch = true;
-
  private:
   static int attribute(cudaDeviceAttr name) {
     int value = 0;
     CHECK_CUDA(cudaDeviceGetAttribute(&value, name, 0));
     return value;
   }
+  bool poison_;
   DeviceArray<uint8_t> memory_;
 };
 

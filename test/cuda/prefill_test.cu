@@ -1,5 +1,6 @@
 // Prefill attention against float64, on caches filled by hand: every byte that holds no pair is NaN.
-#include <functional>
+#include <algorithm>
+#include <memory>
 
 #include "cuda/prefill_attention.h"
 #include "plain_context.h"
@@ -277,7 +278,7 @@ class PrefillRun {
   Random random_;
   int total_, heads_;
   TestCache cache_;
-  PlainContext context_;
+  PlainContext context_{true};
   std::vector<int32_t> offsets_, slots_;
   std::vector<List> lists_;
   std::unique_ptr<Tensor> q_, keys_, values_;
