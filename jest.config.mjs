@@ -1,3 +1,6 @@
+// Tests compute on the CPU unless they name another device, also where a CUDA library has been built.
+process.env.SPKV_CUDA_LIBRARY ??= 'none';
+
 export default {
   testEnvironment: 'node',
   roots: ['<rootDir>/test'],

@@ -17,6 +17,8 @@ const needed = [
   'README.md',
   'LICENSE',
   'binding.gyp',
+  'CMakeLists.txt',
+  'scripts/build-cuda.mjs',
   'scripts/build-native.mjs',
   'scripts/sources.mjs',
 ];

@@ -33,7 +33,7 @@ export function commit(): string | undefined {
   const cwd = fileURLToPath(new URL('.', import.meta.url));
   const git = (...args: string[]) => execFileSync('git', args, { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
   try {
-    const changed = git('status', '--porcelain', '--untracked-files=no', '--', '.', ':!results', '../lib', '../native', '../binding.gyp');
+    const changed = git('status', '--porcelain', '--untracked-files=no', '--', '.', ':!results', '../lib', '../native', '../binding.gyp', '../CMakeLists.txt');
     return git('rev-parse', '--short=12', 'HEAD') + (changed ? '-changed' : '');
   } catch {
     return undefined;

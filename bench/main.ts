@@ -13,11 +13,12 @@ import { operationsSuite } from './suites/operations.js';
 import type { Settings, Suite } from './suites/suite.js';
 
 const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite };
-const HELP = `Usage: npm run bench -- [--suite ops|model|large|all] [--peer] [--device cpu] [--threads N] [--repeats N]
+const HELP = `Usage: npm run bench -- [--suite ops|model|large|all] [--peer] [--device cpu|cuda:N] [--threads N] [--repeats N]
 
   --suite    ops: single operations; model: the bundled code-6m; large: a random Llama of 100 M parameters
              (a comma between several; default ops,model)
   --peer     run onnxruntime-node and node-llama-cpp beside, see bench/peers/README.md
+  --device   where spkv computes (default cpu); the peers compute on the CPU
   --repeats  samples per figure (default 7)`;
 
 function settings(): { names: string[]; settings: Settings } {
@@ -50,7 +51,8 @@ try {
   console.log(`${cpu}, ${cores} cores; ${given.device.name} (${given.device.description}); commit ${commit() ?? 'unknown'}`);
   for (const name of names) {
     const results = await SUITES[name]!(given);
-    const command = `npm run bench -- --suite ${name}${given.peer ? ' --peer' : ''} --repeats ${given.repeats}`;
+    const where = given.device.name === 'cpu' ? '' : ` --device ${given.device.name}`;
+    const command = `npm run bench -- --suite ${name}${where}${given.peer ? ' --peer' : ''} --repeats ${given.repeats}`;
     const path = writeResults(`${given.device.name.replace(/\W/g, '-')}-${name}`, { command, device: given.device.description }, results);
     console.log(`written: ${path.slice(path.indexOf('bench/results'))}`);
   }

@@ -1,14 +1,16 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
+import type { Device } from '../lib/ops.js';
 
 const MEGABYTES = 384;
 const ROUNDS = 7;
 
 /**
- * How fast this machine reads memory, in GB/s: all cores compare equal buffers far larger than the caches, with
- * the C library's memcmp. Independent of spkv's kernels. The median of a few rounds.
+ * How fast the CPU reads memory, in GB/s: all cores compare equal buffers far larger than the caches, with the C
+ * library's memcmp. Independent of spkv's kernels. The median of a few rounds; undefined for other devices.
  */
-export async function readLimit(): Promise<number> {
+export async function readLimit(device: Device): Promise<number | undefined> {
+  if (device.name !== 'cpu') return undefined;
   const cores = availableParallelism();
   const source = `
     const { parentPort, workerData } = require('node:worker_threads');
@@ -27,5 +29,7 @@ export async function readLimit(): Promise<number> {
     rates.push((2 * MEGABYTES * 2 ** 20) / (performance.now() - start) / 1e6);
   }
   await Promise.all(workers.map((worker) => worker.terminate()));
-  return rates.sort((a, b) => a - b)[ROUNDS >> 1]!;
+  const limit = rates.sort((a, b) => a - b)[ROUNDS >> 1]!;
+  console.log(`\nread limit of this machine: ${limit.toFixed(1)} GB/s`);
+  return limit;
 }

@@ -1,7 +1,8 @@
+import { existsSync } from 'node:fs';
 import { KvCache, type KvCacheOptions } from './cache.js';
 import { boolean, integer, invalid, oneOf, options } from './check.js';
 import { SpkvError } from './errors.js';
-import { type DeviceHandle, type GraphHandle, native, settle } from './native.js';
+import { cudaLibraries, type DeviceHandle, DTYPES, type GraphHandle, native, settle } from './native.js';
 import { type DType, Tensor, type TensorData } from './tensor.js';
 
 export interface DeviceOptions {
@@ -11,27 +12,65 @@ export interface DeviceOptions {
   pin?: boolean;
   /** Instruction set of the CPU kernels. Defaults to the best that the processor has. */
   instructions?: 'auto' | 'avx512' | 'avx2' | 'portable';
+  /** Told why 'auto' has chosen the CPU although a CUDA library is there. Defaults to nobody. */
+  onWarning?: (message: string) => void;
 }
 
+const CPU_OPTIONS = ['threads', 'pin', 'instructions'] as const;
+
 /**
- * Opens a device: 'cpu', or 'auto' for the best that is there (today the CPU).
+ * Opens a device: 'cpu', 'cuda:0' and so on ('cuda' is 'cuda:0'), or 'auto', the best that is there: the first
+ * GPU, where the CUDA library has been built and can be used, else the CPU. `threads`, `pin` and `instructions`
+ * are options of the CPU: with them 'auto' is the CPU, and a GPU refuses them.
  *
  * A device runs its operations in order on a stream of its own; calls return at once, and only reading results
  * back waits, as a promise. The first operation that fails while running cancels what is enqueued behind it (in
  * its submission, see {@link Device.submit}) until its error has been delivered by a rejected promise.
+ *
+ * Errors: INVALID_ARGUMENT; DEVICE for a GPU that is not there or cannot be used, with the reason; OUT_OF_MEMORY.
  */
 export function openDevice(name: string = 'auto', opts?: DeviceOptions): Device {
-  const { threads, pin, instructions } = options(opts, 'device options', ['threads', 'pin', 'instructions']);
-  if (typeof name !== 'string') throw invalid('a device name', 'device', name);
-  if (name.startsWith('cuda')) throw new SpkvError('DEVICE', `Device "${name}" is not available: this build of spkv has no CUDA library`);
-  oneOf(name, 'device', ['auto', 'cpu']);
+  const given = options(opts, 'device options', [...CPU_OPTIONS, 'onWarning']);
+  const unfit = CPU_OPTIONS.find((option) => given[option] !== undefined);
+  if (name === 'cpu') return openCpu(given);
+  if (name === 'auto') return unfit === undefined ? openBest(given) : openCpu(given);
+  const cuda = typeof name === 'string' ? /^cuda(?::(\d{1,4}))?$/.exec(name) : null;
+  if (!cuda) throw invalid('auto, cpu or a GPU such as cuda:0', 'device', name);
+  if (unfit !== undefined) throw new SpkvError('INVALID_ARGUMENT', `Expected no option "${unfit}" for device "${name}": it is an option of the CPU`);
+  return openCuda(Number(cuda[1] ?? 0));
+}
+
+function openCpu({ threads, pin, instructions }: Partial<DeviceOptions>): Device {
   const set = oneOf(instructions ?? 'auto', 'instructions', ['auto', 'avx512', 'avx2', 'portable']);
-  const handle = native().openDevice(
+  const handle = native().openCpuDevice(
     threads === undefined ? 0 : integer(threads, 'threads', 1, 1024),
     pin === undefined ? true : boolean(pin, 'pin'),
     set === 'auto' ? '' : set,
   );
   return new Device(handle);
+}
+
+function openCuda(ordinal: number): Device {
+  const places = cudaLibraries();
+  const library = places.find((path) => existsSync(path));
+  if (library !== undefined) return new Device(native().openCudaDevice(library, ordinal));
+  throw new SpkvError(
+    'DEVICE',
+    `Device "cuda:${ordinal}" needs the CUDA library of spkv, which is not there (${places.join(', ')}). ` +
+      'Build it with "npx spkv build --cuda" (in a checkout: "npm run build:cuda"); that needs the CUDA toolkit and CMake',
+  );
+}
+
+/** Nothing is loaded where no CUDA library has been built. */
+function openBest({ onWarning }: Partial<DeviceOptions>): Device {
+  if (!cudaLibraries().some((path) => existsSync(path))) return openCpu({});
+  try {
+    return openCuda(0);
+  } catch (error) {
+    if (!(error instanceof SpkvError) || error.code === 'NATIVE') throw error;
+    onWarning?.(`The CPU is used: ${error.message}`);
+    return openCpu({});
+  }
 }
 
 /** A recorded run of operations, see {@link Device.capture}. */
@@ -50,9 +89,9 @@ export class Graph {
 }
 
 export class Device implements Disposable {
-  /** 'cpu' */
+  /** 'cpu', 'cuda:0' */
   readonly name: string;
-  /** For people: instruction set and threads. */
+  /** For people: instruction set and threads, or the GPU. */
   readonly description: string;
   readonly #handle: DeviceHandle;
 
@@ -84,6 +123,16 @@ export class Device implements Disposable {
 
   createCache(opts: KvCacheOptions): KvCache {
     return new KvCache(this, opts);
+  }
+
+  /** Bytes that can still be allocated; null on the CPU, where memory is only taken as it is filled. */
+  get freeMemory(): number | null {
+    return native().freeMemory(this.#handle);
+  }
+
+  /** Bytes that a cache takes for a page: 64 pairs of one layer and KV head. */
+  pageBytes(headDim: number, dtype: 'f32' | 'bf16'): number {
+    return native().pageBytes(this.#handle, integer(headDim, 'headDim', 2, 256), DTYPES.indexOf(oneOf(dtype, 'dtype', ['f32', 'bf16'])));
   }
 
   /**

@@ -47,8 +47,10 @@ export interface Native {
   initialize(errorClass: typeof SpkvError): void;
   liveAllocations(): { tensors: number; bytes: number; caches: number };
 
-  openDevice(threads: number, pin: boolean, instructions: string): DeviceHandle;
+  openCpuDevice(threads: number, pin: boolean, instructions: string): DeviceHandle;
+  openCudaDevice(libraryPath: string, ordinal: number): DeviceHandle;
   describeDevice(device: DeviceHandle): { name: string; description: string };
+  freeMemory(device: DeviceHandle): number | null;
   closeDevice(device: DeviceHandle): void;
   synchronize(device: DeviceHandle): Promise<void>;
   beginSubmission(device: DeviceHandle): SubmissionHandle;
@@ -67,6 +69,7 @@ export interface Native {
   disposeTensor(tensor: TensorHandle): void;
   createPacked(device: DeviceHandle, dtype: number, n: number, k: number): TensorHandle;
 
+  pageBytes(device: DeviceHandle, headDim: number, dtype: number): number;
   createCache(
     device: DeviceHandle, layers: number, kvHeads: number, headDim: number, window: number, slack: number,
     dtype: number, capacityPages: number,
@@ -152,11 +155,17 @@ function load(): Native {
 /** SPKV_NATIVE names a binary to use instead; a binary built here comes before one that was shipped. */
 function candidates(): string[] {
   const chosen = process.env['SPKV_NATIVE'];
-  if (chosen) return [chosen];
-  return [
-    join(root, 'build/Release/spkv.node'),
-    join(root, `prebuilds/${process.platform}-${process.arch}${isMusl() ? '-musl' : ''}/spkv.node`),
-  ];
+  return chosen ? [chosen] : [join(root, 'build/Release/spkv.node'), join(shipped(), 'spkv.node')];
+}
+
+/** Where the CUDA library may lie, in the same order. SPKV_CUDA_LIBRARY names another place. */
+export function cudaLibraries(): string[] {
+  const chosen = process.env['SPKV_CUDA_LIBRARY'];
+  return chosen ? [chosen] : [join(root, 'build-cuda/Release/libspkv_cuda.so'), join(shipped(), 'libspkv_cuda.so')];
+}
+
+function shipped(): string {
+  return join(root, `prebuilds/${process.platform}-${process.arch}${isMusl() ? '-musl' : ''}`);
 }
 
 function isMusl(): boolean {

@@ -14,7 +14,7 @@ import { fileURLToPath } from 'node:url';
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const compiler = process.env.CXX ?? 'g++';
 const FLAGS = [
-  '-std=c++17', '-fPIC', '-fvisibility=hidden', '-fno-strict-aliasing', '-Wall', '-Wextra', '-Wno-unknown-pragmas',
+  '-std=c++17', '-fPIC', '-fvisibility=hidden', '-fno-strict-aliasing', '-Wall', '-Wextra', '-Wno-unknown-pragmas', '-Wno-parentheses',
   '-DSPKV_EMULATED_CUDA', '-Itest/cuda/emulator/include', '-Itest/cuda', '-Inative',
 ];
 const SANITIZE = ['-O1', '-g', '-fno-omit-frame-pointer', '-fsanitize=address,undefined', '-fno-sanitize-recover=undefined'];
@@ -65,7 +65,7 @@ export async function buildEmulatedCuda({ sanitize = false, tests = false } = {}
   mkdirSync(directory, { recursive: true });
   const flags = [...FLAGS, ...(sanitize ? SANITIZE : ['-O2'])];
   const emulator = below('test/cuda/emulator', /\.cc$/).filter((file) => !file.endsWith('cublaslt.cc'));
-  const core = ['native/core/status.cc', 'native/core/stream.cc', 'native/core/mapped_file.cc'];
+  const core = ['cache', 'mapped_file', 'saved_sequence', 'status', 'stream'].map((name) => `native/core/${name}.cc`);
   const backend = [...below('native/cuda', /\.(cu|cc)$/), ...core, ...emulator];
   const products = ['test/cuda/emulator/cublaslt.cc'].filter((file) => existsSync(join(root, file)));
   const programs = tests ? below('test/cuda', /\.cu$/) : [];

@@ -17,10 +17,11 @@ export function isStale(sanitize = false) {
   const binary = nativePath(sanitize);
   if (!existsSync(binary)) return true;
   const built = statSync(binary).mtimeMs;
-  const sources = ['binding.gyp', 'scripts/sources.mjs', ...filesBelow('native')];
+  const sources = ['binding.gyp', 'scripts/sources.mjs', 'native/cuda/device.h', ...filesBelow('native')];
   return sources.some((file) => statSync(join(root, file)).mtimeMs > built);
 }
 
+/** The addon's own: of the CUDA library it knows no more than the header of its device. */
 function filesBelow(folder) {
   return readdirSync(join(root, folder), { withFileTypes: true }).flatMap((entry) => {
     const path = `${folder}/${entry.name}`;

@@ -122,6 +122,7 @@ double time_graph(const std::function<void(cudaStream_t)>& enqueue, int repeats 
 
 // A cache with lists of drawn lengths in pages in random order, full of random numbers.
 struct Lists {
+  Geometry geometry;
   std::unique_ptr<TestCache> cache;
   std::vector<int32_t> kept;
   DeviceArray<int32_t> slots;
@@ -144,6 +145,7 @@ struct Lists {
     bytes = (tokens + static_cast<double>(lists) * work.window) * work.dim * 4 / work.layers;
     g.table_pages = ring + work.length / 64 + 4;
     g.capacity = static_cast<int>(pages) + spare_pages;
+    geometry = g;
     cache = std::make_unique<TestCache>(g, work.batch, blocks);
     fill<<<1024, 256>>>(reinterpret_cast<uint32_t*>(cache->pool.get()), cache->pool.size() / 4);
     std::vector<int32_t> ids(g.capacity), table(static_cast<size_t>(lists) * g.table_pages), slot_ids;
@@ -164,6 +166,7 @@ struct Lists {
     cache->kept.write(kept);
     cache->keep.write(keep);
     cache->length.write(std::vector<int32_t>(work.batch, work.length));
+    cache->oldest.write(std::vector<int32_t>(work.batch, work.length - work.window));
     cache->threshold.write(std::vector<float>(work.batch, 0.5f));
     ids.resize(g.capacity);
     cache->free_pages.write(ids);
@@ -179,7 +182,8 @@ std::string time_decode(const Work& work, int blocks) {
   Random random(99);
   size_t q_layer = static_cast<size_t>(work.batch) * work.heads * work.dim;
   size_t kv_layer = static_cast<size_t>(work.batch) * work.kv_heads * work.dim;
-  DeviceArray<bf16> q(random.normals(q_layer * work.layers)), out(q_layer * work.layers);
+  DeviceArray<bf16> q(random.normals(q_layer * work.layers));
+  DeviceArray<float> out(q_layer * work.layers);
   DeviceArray<bf16> keys(random.normals(kv_layer * work.layers)),
       values(random.normals(kv_layer * work.layers));
   auto attend = [&](cudaStream_t stream, bool overlap) {
@@ -189,7 +193,8 @@ std::string time_decode(const Work& work, int blocks) {
       p.q = q.get() + layer * q_layer;
       p.keys = keys.get() + layer * kv_layer;
       p.values = values.get() + layer * kv_layer;
-      p.q_stride = static_cast<int64_t>(work.heads) * work.dim;
+      p.q_stride = p.out_stride = static_cast<int64_t>(work.heads) * work.dim;
+      p.out_head_stride = work.dim;
       p.kv_stride = static_cast<int64_t>(work.kv_heads) * work.dim;
       p.cache = cache.state;
       p.plan = cache.plan;
@@ -237,20 +242,17 @@ void time_insert(const Work& work, int blocks) {
   TestCache& cache = *lists.cache;
   Random random(5);
   size_t rows = static_cast<size_t>(work.layers) * work.batch * work.kv_heads;
-  DeviceArray<bf16> keys(random.normals(rows * work.dim)), values(random.normals(rows * work.dim));
+  DeviceArray<float> keys(widened(random.normals(rows * work.dim)));
+  DeviceArray<float> values(widened(random.normals(rows * work.dim)));
   std::vector<float> drawn(rows);
   for (float& u : drawn) u = random.uniform() < 0.25 ? 0.9f : 0.1f;
   DeviceArray<float> utilities(drawn);
-  DecodeInsertParams insert{cache.state,
-                            cache.plan,
-                            keys.get(),
-                            values.get(),
-                            utilities.get(),
-                            static_cast<int64_t>(rows / work.layers) * work.dim,
-                            static_cast<int64_t>(work.kv_heads) * work.dim};
+  NewPairs pairs = step_pairs(lists.geometry, work.batch, keys.get(), values.get(), utilities.get());
+  DecodeInsertParams insert{cache.state, cache.plan, pairs, cache.faults};
   auto plan = [&](cudaStream_t s) { CHECK_CUDA(plan_step({cache.state, cache.plan, lists.slots.get()}, s)); };
   auto both = [&](cudaStream_t s) {
     plan(s);
+    CHECK_CUDA(check_pairs(pairs, true, cache.faults, s));
     CHECK_CUDA(decode_insert(insert, s));
   };
   double plan_us = time_graph(plan), one = time_graph(both, 100);
@@ -261,8 +263,7 @@ void time_insert(const Work& work, int blocks) {
                      },
                      9) /
                  8;
-  StepStatus status = cache.status.read()[0];
-  bool good = status.failure == StepFailure::kNone && cache.length.read()[0] == work.length + 103 + 8 * 12;
+  bool good = cache.raised() == kNoFault && cache.length.read()[0] == work.length + 103 + 8 * 12;
   fprintf(results,
           ",\n {\"what\": \"insert\", \"work\": \"%s\", \"lists\": %zu, \"planUs\": %.2f, "
           "\"planAndInsertUs\": %.2f, "

@@ -14,8 +14,7 @@ const VOCABULARY = 32_000;
 export async function largeSuite({ device, repeats, peer }: Settings): Promise<Result[]> {
   const directory = randomLlama({ density: DENSITY });
   const model = await loadModel(directory, { device });
-  const limit = await readLimit();
-  console.log(`\nread limit of this machine: ${limit.toFixed(1)} GB/s`);
+  const limit = await readLimit(device);
   const { config } = model;
   const perLayer =
     config.hiddenSize * (2 * config.heads + 2 * config.kvHeads) * config.headDim +
@@ -32,7 +31,7 @@ export async function largeSuite({ device, repeats, peer }: Settings): Promise<R
     await quiet();
     const { tokensPerSecond, outsideShare, cacheBytes } = await decodeRate(model, prompt.slice(0, context), 0.5, { newTokens: 32, repeats });
     const achieved = ((weightBytes + cacheBytes) * tokensPerSecond.median) / 1e9;
-    const notes = { outsideShare, weightBytes, cacheBytes, gigabytesPerSecond: achieved, readLimit: limit, shareOfReadLimit: achieved / limit };
+    const notes = { outsideShare, weightBytes, cacheBytes, gigabytesPerSecond: achieved, ...(limit === undefined ? {} : { readLimit: limit, shareOfReadLimit: achieved / limit }) };
     const result: Result = { work: `decode at ${context}, density ${DENSITY}`, unit: 'tokens/s', spkv: tokensPerSecond, target, notes };
     if (peer) {
       const options = { model: ggufOf(directory, 'f16'), mode: 'decode', contextSize: 16_384, promptTokens: context, newTokens: 32, repeats: 3 } as const;
@@ -46,7 +45,7 @@ export async function largeSuite({ device, repeats, peer }: Settings): Promise<R
     'random Llama, 768 wide, 12 layers, 12/4 heads, bf16',
     ['work', 'tokens/s', 'peer', 'ratio', 'to reach', 'of read limit'],
     results.map(({ work, spkv, peer: other, ratio, target, notes }) => [
-      work, range(spkv), other ? `${range(other.value)} ${other.name}` : '', ratio, target, notes?.['shareOfReadLimit'] as number,
+      work, range(spkv), other ? `${range(other.value)} ${other.name}` : '', ratio, target, notes?.['shareOfReadLimit'] as number | undefined,
     ]),
   );
   model.dispose();

@@ -7,8 +7,8 @@ import { randomNetwork } from '../benchmark/random-network.js';
 import { openDevice } from '../index.js';
 import { amount, bytes, count, duration, percent, rate, table } from './format.js';
 import { onInterrupt } from './interrupt.js';
-import { print, printJson } from './open.js';
-import { addOutputOptions, examples, type OutputFlags, whole } from './options.js';
+import { print, printJson, warner } from './open.js';
+import { addOutputOptions, DEVICE_HELP, examples, type OutputFlags, whole } from './options.js';
 import { Progress } from './progress.js';
 import { colorDepth, Style } from './terminal.js';
 
@@ -60,7 +60,7 @@ function common(command: Command): Command {
   });
   command
     .addOption(new Option('--geometry <name>', 'whose sizes the network has').choices(GEOMETRIES).default('llama-110m'))
-    .option('--device <name>', 'where to compute: auto, cpu or cuda:<number> (default: auto)')
+    .option('--device <name>', DEVICE_HELP)
     .option('--density <shares>', 'average share of pairs kept; 1 is dense', densities, [0.25, 1])
     .addOption(new Option('--skew <kind>', 'how the share differs between heads').choices(SKEWS).default('beta'));
   return addOutputOptions(command, 'write one JSON object with settings and results');
@@ -90,7 +90,7 @@ async function run<F extends Flags, R extends object>(
 ): Promise<void> {
   using interrupt = onInterrupt();
   using progress = new Progress(!flags.quiet && !flags.json);
-  using device = openDevice(flags.device ?? 'auto');
+  using device = openDevice(flags.device ?? 'auto', { onWarning: warner(flags, progress) });
   const config = geometry(flags.geometry);
   const tell: Tell = (label) => (share) => progress.update(label, share, 1);
   const network = await randomNetwork(device, config, tell('Making weights'), interrupt.signal);

@@ -9,14 +9,19 @@ export async function openModel(flags: ModelFlags & OutputFlags, progress: Progr
       ...modelOptions(flags),
       ...(signal ? { signal } : {}),
       onProgress: (share) => progress.update('Loading', share, 1),
-      onWarning: (message) => {
-        progress.stop();
-        if (!flags.quiet) process.stderr.write(`spkv: warning: ${message}\n`);
-      },
+      onWarning: warner(flags, progress),
     });
   } finally {
     progress.stop();
   }
+}
+
+/** Shows warnings of the library on stderr, unless they are not wanted. */
+export function warner({ quiet }: OutputFlags, progress: Progress): (message: string) => void {
+  return (message) => {
+    progress.stop();
+    if (!quiet) process.stderr.write(`spkv: warning: ${message}\n`);
+  };
 }
 
 /** Writes to stdout, no faster than its reader takes it. */

@@ -25,6 +25,7 @@ export interface OutputFlags {
   color: boolean;
 }
 
+export const DEVICE_HELP = 'where to compute: cpu, a GPU such as cuda:0, or auto, the best that is there (default: auto)';
 const SIZE_UNITS: Readonly<Record<string, number>> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
 
 /** A parser of whole numbers; commander puts the option's name before its message. */
@@ -80,10 +81,10 @@ function repeated(value: string, before: string[] = []): string[] {
 export function addModelOptions(command: Command): Command {
   return command
     .addOption(new Option('-m, --model <dir>', 'checkpoint directory').default(BUNDLED_MODEL, 'the bundled code-6m-spkv'))
-    .option('--device <name>', 'where to compute: auto or cpu (default: auto)')
-    .option('--threads <count>', 'CPU threads (default: the physical cores)', whole(1, 1024))
+    .option('--device <name>', DEVICE_HELP)
+    .option('--threads <count>', 'compute on the CPU with so many threads (default: the physical cores)', whole(1, 1024))
     .addOption(new Option('--cache-dtype <type>', 'how keys and values are stored (default: as the weights are)').choices(['auto', 'f32', 'bf16']))
-    .option('--kv-memory <size>', 'the most the cache may take, such as 512M or 2G (default: a quarter of the memory)', size);
+    .option('--kv-memory <size>', 'the most the cache may take, such as 512M or 2G (default: a quarter of the memory, on a GPU nine tenths of what is free)', size);
 }
 
 /** τ alone, for commands that read text but write none. */

@@ -10,6 +10,7 @@ export const BUNDLED_MODEL = fileURLToPath(new URL('models/code-6m-spkv', root))
 /** The source file that comes with the package, for measurements and the demo. */
 export const SAMPLE_FILE = fileURLToPath(new URL('models/sample.py', root));
 export const BUILD_SCRIPT = new URL('scripts/build-native.mjs', root).href;
+export const BUILD_CUDA_SCRIPT = new URL('scripts/build-cuda.mjs', root).href;
 
 export function packageVersion(): string {
   return (JSON.parse(readFileSync(new URL('package.json', root), 'utf8')) as { version: string }).version;

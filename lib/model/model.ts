@@ -12,11 +12,14 @@ import { inverseFrequencies } from './rope.js';
 import { loadWeights, type ModelWeights } from './weights.js';
 
 export interface ModelOptions extends DeviceOptions {
-  /** 'auto', 'cpu', or a device that is open already. Defaults to 'auto'. */
+  /** 'auto', 'cpu', 'cuda:0' (see {@link openDevice}), or a device that is open already. Defaults to 'auto'. */
   device?: string | Device;
   /** Storage of keys and values. Defaults to the element type of the weights. */
   cacheDtype?: 'auto' | 'f32' | 'bf16';
-  /** Bytes that the cache pool may grow to. Defaults to a quarter of the system's memory; taken as it fills. */
+  /**
+   * Bytes of the cache pool. On the CPU it may grow so far: a quarter of the system's memory unless told otherwise,
+   * taken as it fills. On a GPU it is taken at once: nine tenths of what the weights have left free.
+   */
   kvMemory?: number;
   /** Tokens that a sequence can be rewound, see {@link Sequence.rewind}. Defaults to 0. */
   slack?: number;
@@ -24,7 +27,7 @@ export interface ModelOptions extends DeviceOptions {
   chunk?: number;
   /** Told the share of the weights that is loaded, 0 to 1. */
   onProgress?: (share: number) => void;
-  /** Told once of what is worth knowing: a model without predictors, tensors that nothing reads. Defaults to nobody. */
+  /** Told once of what is worth knowing: no predictors, tensors that nothing reads, a GPU that cannot be used. Defaults to nobody. */
   onWarning?: (message: string) => void;
   signal?: AbortSignal;
 }
@@ -67,11 +70,12 @@ export async function loadNetwork(
 
 function openGiven(given: Partial<ModelOptions>): Device {
   if (given.device !== undefined && typeof given.device !== 'string') return given.device;
-  const { threads, pin, instructions } = given;
+  const { threads, pin, instructions, onWarning } = given;
   return openDevice(given.device ?? 'auto', {
     ...(threads === undefined ? {} : { threads }),
     ...(pin === undefined ? {} : { pin }),
     ...(instructions === undefined ? {} : { instructions }),
+    ...(onWarning === undefined ? {} : { onWarning }),
   });
 }
 
@@ -302,8 +306,8 @@ export class Model implements Disposable {
     const dtype = wanted === 'auto' ? (this.network.weights.embedding.dtype === 'bf16' ? 'bf16' : 'f32') : wanted;
     const window = spkv?.window ?? DENSE_WINDOW;
     const slack = integer(given.slack ?? 0, 'slack', 0, 1 << 20);
-    const kvMemory = integer(given.kvMemory ?? Math.floor(totalmem() / 4), 'kvMemory', 1);
-    const pageBytes = 2 * ops.PAGE_TOKENS * Math.ceil(headDim / 16) * 16 * (dtype === 'bf16' ? 2 : 4);
+    const kvMemory = integer(given.kvMemory ?? defaultKvMemory(this.device), 'kvMemory', 1);
+    const pageBytes = this.device.pageBytes(headDim, dtype);
     const capacityPages = Math.min(2 ** 31 - 1, Math.floor(kvMemory / pageBytes));
     const least = layers * kvHeads * Math.ceil((window + slack) / ops.PAGE_TOKENS);
     if (capacityPages < least) {
@@ -323,6 +327,11 @@ export class Model implements Disposable {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** See {@link ModelOptions.kvMemory}. The tenth that is left of a GPU is for activations. */
+function defaultKvMemory({ freeMemory }: Device): number {
+  return freeMemory === null ? Math.floor(totalmem() / 4) : Math.floor(freeMemory * 0.9);
 }
 
 function list(names: readonly string[]): string {

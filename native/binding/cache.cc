@@ -32,6 +32,16 @@ int64_t integer_argument(const Napi::CallbackInfo& info, size_t index, const cha
   return static_cast<int64_t>(value);
 }
 
+int64_t head_dim_argument(const Napi::CallbackInfo& info, size_t index) {
+  int64_t head_dim = integer_argument(info, index, "headDim", 2, 256);
+  if (head_dim % 2 != 0) raise(info.Env(), Code::kShape, "Expected an even number for headDim");
+  return head_dim;
+}
+
+DType dtype_argument(const Napi::CallbackInfo& info, size_t index) {
+  return static_cast<DType>(integer_argument(info, index, "dtype", 0, 1));
+}
+
 int32_t slot_argument(const Napi::CallbackInfo& info) {
   return static_cast<int32_t>(integer_argument(info, 1, "slot", 0, INT32_MAX));
 }
@@ -62,6 +72,16 @@ class CountedCache {
 
 }  // namespace
 
+// pageBytes(device, headDim, dtype) -> bytes of a page of the pool
+Napi::Value page_bytes(const Napi::CallbackInfo& info) {
+  DeviceHandle& device = device_argument(info);
+  CacheGeometry geometry;
+  geometry.layers = geometry.kv_heads = geometry.window = geometry.capacity_pages = 1;
+  geometry.head_dim = head_dim_argument(info, 1);
+  geometry.dtype = dtype_argument(info, 2);
+  return number(info.Env(), device.state->device->page_bytes(geometry));
+}
+
 // createCache(device, layers, kvHeads, headDim, window, slack, dtype, capacityPages) -> cache
 Napi::Value create_cache(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
@@ -69,12 +89,11 @@ Napi::Value create_cache(const Napi::CallbackInfo& info) {
   CacheGeometry geometry;
   geometry.layers = integer_argument(info, 1, "layers", 1, 4096);
   geometry.kv_heads = integer_argument(info, 2, "kvHeads", 1, 4096);
-  geometry.head_dim = integer_argument(info, 3, "headDim", 2, 256);
+  geometry.head_dim = head_dim_argument(info, 3);
   geometry.window = integer_argument(info, 4, "window", 1, 1 << 20);
   geometry.slack = integer_argument(info, 5, "slack", 0, 1 << 20);
-  geometry.dtype = static_cast<DType>(integer_argument(info, 6, "dtype", 0, 1));
+  geometry.dtype = dtype_argument(info, 6);
   geometry.capacity_pages = integer_argument(info, 7, "capacityPages", 1, INT32_MAX);
-  if (geometry.head_dim % 2 != 0) raise(env, Code::kShape, "Expected an even number for headDim");
   Status status;
   std::unique_ptr<Cache> cache = device.state->device->create_cache(geometry, &status);
   raise_if_failed(env, status);

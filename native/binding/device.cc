@@ -3,31 +3,26 @@
 
 #include "binding/addon.h"
 #include "binding/completions.h"
+#include "binding/cuda_library.h"
 #include "binding/exports.h"
 #include "cpu/device.h"
 
 namespace spkv {
 namespace binding {
+
 DeviceHandle& device_argument(const Napi::CallbackInfo& info) {
   DeviceHandle& handle = unwrap<DeviceHandle>(info.Env(), info[0], "device");
   if (!handle.state) raise(info.Env(), Code::kDisposed, "The device has been closed");
   return handle;
 }
 
-// openDevice(threads, pin, instructions) -> device. The CPU; threads 0 and instructions "" mean the default.
-Napi::Value open_device(const Napi::CallbackInfo& info) {
-  Napi::Env env = info.Env();
-  CpuOptions options;
-  options.threads = info[0].ToNumber().Int32Value();
-  options.pin = info[1].ToBoolean();
-  options.instructions = info[2].ToString().Utf8Value();
-  if (options.threads < 0 || options.threads > 1024) {
-    raise(env, Code::kInvalidArgument, "Expected an integer from 0 to 1024 for threads");
-  }
-  Status status;
-  auto state = std::make_shared<DeviceState>();
-  state->device = open_cpu_device(options, &status);
+namespace {
+
+// A handle for a device that has just been opened.
+Napi::Value adopt(Napi::Env env, std::shared_ptr<Device> device, const Status& status) {
   raise_if_failed(env, status);
+  auto state = std::make_shared<DeviceState>();
+  state->device = std::move(device);
   state->completions = Completions::create(env);
   // When the environment goes (the end of a worker, say), the stream must stop before the function that takes
   // its answers; hooks run in the reverse order of their registration, so this one runs first.
@@ -45,12 +40,48 @@ Napi::Value open_device(const Napi::CallbackInfo& info) {
   return wrap(env, std::move(handle));
 }
 
+}  // namespace
+
+// openCpuDevice(threads, pin, instructions) -> device. Threads 0 and instructions "" mean the default.
+Napi::Value open_cpu_device(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  CpuOptions options;
+  options.threads = info[0].ToNumber().Int32Value();
+  options.pin = info[1].ToBoolean();
+  options.instructions = info[2].ToString().Utf8Value();
+  if (options.threads < 0 || options.threads > 1024) {
+    raise(env, Code::kInvalidArgument, "Expected an integer from 0 to 1024 for threads");
+  }
+  Status status;
+  auto device = spkv::open_cpu_device(options, &status);
+  return adopt(env, std::move(device), status);
+}
+
+// openCudaDevice(libraryPath, ordinal) -> device
+Napi::Value open_cuda_device(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  std::string path = info[0].ToString().Utf8Value();
+  int ordinal = info[1].ToNumber().Int32Value();
+  if (ordinal < 0) raise(env, Code::kInvalidArgument, "Expected a non-negative integer for ordinal");
+  Status status;
+  const CudaLibrary* library = open_cuda_library(path.c_str(), &status);
+  raise_if_failed(env, status);
+  std::shared_ptr<Device> device(library->open(ordinal, &status));
+  return adopt(env, std::move(device), status);
+}
+
 Napi::Value describe_device(const Napi::CallbackInfo& info) {
   DeviceHandle& handle = device_argument(info);
   Napi::Object result = Napi::Object::New(info.Env());
   result.Set("name", handle.state->device->name());
   result.Set("description", handle.state->device->description());
   return result;
+}
+
+// freeMemory(device) -> bytes, or null where memory is only taken as it is filled
+Napi::Value free_memory(const Napi::CallbackInfo& info) {
+  int64_t bytes = device_argument(info).state->device->free_memory();
+  return bytes < 0 ? info.Env().Null() : Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
 
 Napi::Value close_device(const Napi::CallbackInfo& info) {

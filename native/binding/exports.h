@@ -4,8 +4,10 @@
 #include <napi.h>
 
 #define SPKV_EXPORTS(X)                  \
-  X(openDevice, open_device)             \
+  X(openCpuDevice, open_cpu_device)      \
+  X(openCudaDevice, open_cuda_device)    \
   X(describeDevice, describe_device)     \
+  X(freeMemory, free_memory)             \
   X(closeDevice, close_device)           \
   X(synchronize, synchronize)            \
   X(beginSubmission, begin_submission)   \
@@ -22,6 +24,7 @@
   X(readTensor, read_tensor)             \
   X(disposeTensor, dispose_tensor)       \
   X(createPacked, create_packed)         \
+  X(pageBytes, page_bytes)               \
   X(createCache, create_cache)           \
   X(disposeCache, dispose_cache)         \
   X(poolStats, pool_stats)               \

@@ -38,6 +38,13 @@ struct CacheGeometry {
   int64_t lists() const { return layers * kv_heads; }
 };
 
+Status check_geometry(const CacheGeometry& geometry);
+// That `needed` of a pool's pages can be had.
+Status check_pages(int64_t needed, int64_t free, int64_t capacity);
+Status released_sequence(int32_t slot);  // the error of using it
+// That `tokens` can be taken back from a sequence whose ring holds the positions [oldest, length).
+Status check_rewind(const CacheGeometry& geometry, int64_t length, int64_t oldest, int64_t tokens);
+
 struct PoolStats {
   int64_t page_bytes = 0;
   int64_t capacity_pages = 0;

@@ -7,8 +7,12 @@ namespace spkv {
 
 enum class DType : int32_t { kF32 = 0, kBF16 = 1, kI32 = 2, kU8 = 3 };
 
-// Always inlined: see cpu/isa.h.
+// Always inlined: see cpu/isa.h. Kernels call these functions, too.
+#if defined(__CUDACC__)
+#define SPKV_INLINE __host__ __device__ inline __attribute__((always_inline))
+#else
 #define SPKV_INLINE inline __attribute__((always_inline))
+#endif
 
 SPKV_INLINE int64_t dtype_bytes(DType dtype) {
   return dtype == DType::kBF16 ? 2 : dtype == DType::kU8 ? 1 : 4;

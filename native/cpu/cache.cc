@@ -6,28 +6,6 @@
 
 namespace spkv {
 namespace cpu {
-namespace {
-
-using Long = long long;  // what %lld prints
-
-Status check_geometry(const CacheGeometry& g) {
-  if (g.dtype != DType::kF32 && g.dtype != DType::kBF16)
-    return fail(Code::kDtype, "Expected f32 or bf16 for the cache but received %s", dtype_name(g.dtype));
-  if (g.head_dim < 2 || g.head_dim > 256 || g.head_dim % 2 != 0)
-    return fail(Code::kInvalidArgument, "Expected an even headDim from 2 to 256 but received %lld",
-                static_cast<Long>(g.head_dim));
-  constexpr int64_t kMost = 1 << 20;
-  if (g.layers < 1 || g.layers > kMost || g.kv_heads < 1 || g.kv_heads > kMost || g.window < 1 ||
-      g.window > INT32_MAX || g.slack < 0 || g.slack > INT32_MAX || g.capacity_pages < 1)
-    return fail(Code::kInvalidArgument,
-                "No cache has %lld layers, %lld KV heads, a window of %lld, a slack of %lld and %lld pages",
-                static_cast<Long>(g.layers), static_cast<Long>(g.kv_heads), static_cast<Long>(g.window),
-                static_cast<Long>(g.slack), static_cast<Long>(g.capacity_pages));
-  return Status();
-}
-
-}  // namespace
-
 int64_t page_bytes(const CacheGeometry& geometry) { return CpuCache::page_bytes(geometry); }
 
 std::unique_ptr<Cache> create_cache(const CacheGeometry& geometry, Status* status) {
@@ -61,15 +39,12 @@ PoolStats CpuCache::pool_stats() const {
 Status CpuCache::check(int32_t slot) const {
   if (slot < 0 || static_cast<size_t>(slot) >= sequences_.size() ||
       !sequences_[static_cast<size_t>(slot)].live)
-    return fail(Code::kDisposed, "Sequence %d of the cache has been released or never existed", slot);
+    return released_sequence(slot);
   return Status();
 }
 
 Status CpuCache::check_available(int64_t needed) const {
-  if (needed <= pool_.available()) return Status();
-  return fail(Code::kPoolExhausted, "%lld more pages are needed, but %lld of the cache's %lld are free",
-              static_cast<Long>(needed), static_cast<Long>(pool_.available()),
-              static_cast<Long>(pool_.capacity()));
+  return check_pages(needed, pool_.available(), pool_.capacity());
 }
 
 int32_t CpuCache::take_slot() {
@@ -146,21 +121,11 @@ void CpuCache::trim(List* list) {
   }
 }
 
-// The pairs that are in the window again are in the ring, slack or not, as long as no position before
-// `oldest` is wanted: that slot has a newer pair. So after a rewind there is less left to take back, until
-// new tokens have moved the window on.
 Status CpuCache::rewind(int32_t slot, int64_t tokens) {
   SPKV_RETURN_IF_ERROR(check(slot));
   Sequence& sequence = sequences_[static_cast<size_t>(slot)];
-  int64_t most = std::min(geometry_.slack, sequence.length);
-  bool all = tokens == sequence.length;  // needs nothing from the ring
-  if (sequence.oldest > 0 && !all)
-    most = std::min(most, sequence.length - geometry_.window - sequence.oldest);
-  if (tokens < 0 || tokens > most)
-    return fail(Code::kOutOfRange,
-                "Cannot take back %lld tokens of a sequence of %lld: the slack of %lld still holds %lld",
-                static_cast<Long>(tokens), static_cast<Long>(sequence.length),
-                static_cast<Long>(geometry_.slack), static_cast<Long>(most));
+  SPKV_RETURN_IF_ERROR(check_rewind(geometry_, sequence.length, sequence.oldest, tokens));
+  bool all = tokens == sequence.length;
   int64_t length = sequence.length - tokens;
   int64_t from = std::max<int64_t>(0, length - geometry_.window);
   int64_t to = std::max<int64_t>(0, sequence.length - geometry_.window);

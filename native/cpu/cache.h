@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/cache.h"
+#include "core/saved_sequence.h"
 #include "core/view.h"
 #include "cpu/page.h"
 #include "cpu/page_pool.h"
@@ -101,9 +102,9 @@ class CpuCache : public Cache {
   template <typename T>
   void poison_list(const Sequence& sequence, const List& list);
   template <typename T>
-  void save_list(const Sequence& sequence, size_t list, uint8_t** out) const;
+  void save_list(const Sequence& sequence, size_t list, const SavedList<uint8_t>& saved) const;
   template <typename T>
-  Status restore_lists(const uint8_t* in, Sequence* sequence);
+  void restore_list(const SavedList<const uint8_t>& saved, size_t list, Sequence* sequence);
 
   CacheGeometry geometry_;
   PagePool pool_;

@@ -1,21 +1,26 @@
 // The cache of the CUDA device: core/cache.h over the arrays of cache_state.h. What the device decides (which
-// pages a list has, how many pairs it keeps) is only there; the host knows which sequences live, how long
-// they can be at most, and which of them may share pages.
+// pages a list has, how many pairs it keeps) is only there; the host knows which sequences live, how long they
+// can be at most, and which of them may share pages.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <vector>
 
 #include "core/cache.h"
+#include "core/saved_sequence.h"
 #include "core/view.h"
 #include "cuda/cache_state.h"
 #include "cuda/context.h"
+#include "cuda/device_memory.h"
+#include "cuda/new_pairs.h"
+#include "cuda/sequences.h"
 #include "cuda/step_plan.h"
 
 namespace spkv {
 namespace cuda {
 
-// A step as the host sees it, checked.
+// A step as the host sees it, checked. Valid until the next begin_step.
 struct Step {
   int batch = 0;
   int64_t tokens = 0;
@@ -30,20 +35,116 @@ struct Step {
 
 class CudaCache : public Cache {
  public:
+  CudaCache(const CacheGeometry& geometry, Context& context);
+  ~CudaCache() override;
+  CudaCache(const CudaCache&) = delete;
+
+  // Takes the memory of the pool. On any thread whose current device is that of the context.
+  Status reserve();
+
+  const CacheGeometry& geometry() const override { return geometry_; }
+  PoolStats pool_stats() const override;
+  Status create(float threshold, int32_t* slot) override;
+  Status release(int32_t slot) override;
+  Status fork(int32_t slot, int32_t* copy) override;
+  Status rewind(int32_t slot, int64_t tokens) override;
+  Status sequence_stats(int32_t slot, SequenceStats* stats) const override;
+  Status save(int32_t slot, std::vector<uint8_t>* bytes) const override;
+  Status restore(const uint8_t* bytes, int64_t size, int32_t* slot) override;
+  Status poison() override;
+
   // What every operation on the cache begins with: checks that the slots are live and all different, that the
   // offsets rise from 0 to `tokens`, and that positions stay in 31 bits; makes room in the tables for what an
   // insertion of this step may add. In a recorded graph the content of slots and offsets is a dependency.
-  virtual Status begin_step(Context& context, const View& slots, const View& offsets, int64_t tokens,
-                            Step* step) = 0;
+  Status begin_step(Context& context, const View& slots, const View& offsets, int64_t tokens, Step* step);
   // The device's arrays; valid until the next begin_step.
-  virtual const CacheState& state() const = 0;
-  // The plan of a decode step (step.decode, and state().swizzled). Made once for all layers: as long as
-  // neither the cache nor the step changes, later calls return the same.
-  virtual Status plan(Context& context, const Step& step, StepPlan* plan) = 0;
+  const CacheState& state() const { return state_; }
+  // The plan of a decode step (step.decode, and state().swizzled). Made once for all layers: as long as neither
+  // the cache nor the step changes, later calls return the same.
+  Status plan(Context& context, const Step& step, StepPlan* plan);
+  // To be called by an insertion once it is enqueued.
+  void inserted(Context& context, const Step& step);
+  const InsertFaults& insert_faults();
+
+ private:
+  // Lengths and counts are those of the device once all that is enqueued has run, or more: a step may fail.
+  struct Sequence {
+    bool live = false;
+    float threshold = 0;
+    int64_t length = 0;
+    int64_t kept = 0;              // of its longest list
+    int64_t recorded = 0;          // tokens of the insertions of the recording under way
+    std::shared_ptr<char> family;  // that of its forks; alone in it, a sequence shares no page
+    uint64_t seen = 0;             // the step that last named this sequence
+  };
+  struct PlanKey {
+    uint64_t content = 0, recording = 0;
+    std::vector<int32_t> slots;
+    bool operator==(const PlanKey& o) const {
+      return content == o.content && recording == o.recording && slots == o.slots;
+    }
+  };
+  // What a recorded step depends on.
+  struct Recorded {
+    View slots_view, offsets_view;
+    std::vector<int32_t> slots, offsets;
+    std::vector<int64_t> before;  // tokens that the recording has inserted ahead of the step
+    uint64_t layout = 0;
+    bool shared = false;
+  };
+
+  // --- cache.cc
+  Status check(int32_t slot) const;
+  Status check_available(int64_t needed) const;
+  Status take_slot(int32_t* slot);
+  Status begin_sequence(int32_t slot, float threshold, int64_t length, int64_t oldest, int64_t pages,
+                        const ListStart* starts);
+  Status read(void* host, const void* device, int64_t bytes) const;
+  Status read_lists(std::vector<int32_t>* values, const int32_t* device, int32_t slot, int64_t each) const;
+  Status read_ring(int32_t slot, int32_t* length, int32_t* oldest) const;
+  Status describe_shortage() const;
+  const Sequence& sequence(int32_t slot) const { return sequences_[static_cast<size_t>(slot)]; }
+  Sequence& sequence(int32_t slot) { return sequences_[static_cast<size_t>(slot)]; }
+
+  // --- cache_step.cc
+  Status read_step(const View& slots, const View& offsets);
+  Status check_step(int64_t tokens);
+  bool may_share(const std::vector<int32_t>& slots) const;
+  int64_t kept_at_most(const Sequence& sequence, int64_t tokens) const;
+  bool fits(const Sequence& sequence, int64_t tokens) const;
+  Status make_room();
+  void announce(Context& context, const View& slots, const View& offsets, const Step& step);
+  bool holds(const Recorded& recorded) const;
+  Status refresh();
+
+  // --- cache_tables.cc
+  int64_t table_pages_for(int64_t kept) const;
+  Status grow(int64_t sequences, int64_t table_pages);
+
+  // --- cache_saved.cc
+  Status save_rows(int32_t slot, const std::vector<int32_t>& kept, int32_t length, int32_t oldest,
+                   const std::vector<SavedList<uint8_t>>& lists) const;
+  Status restore_lists(int32_t slot, const SavedSequence& saved);
+
+  CacheGeometry geometry_;
+  Context& context_;
+  CacheState state_;
+  DeviceMemory pool_, books_, tables_;
+  StepPlan plan_;
+  PlanKey plan_key_;
+  uint64_t content_ = 1;  // grows with every change of the cache
+  uint64_t layout_ = 1;   // grows when the arrays move
+  std::vector<Sequence> sequences_;
+  std::vector<int32_t> free_slots_;
+  std::vector<int32_t> step_slots_, step_offsets_;
+  uint64_t step_ = 0;
+  uint64_t recording_ = 0;  // that the sequences counted last
+  Recorded announced_;
+  InsertFaults faults_;
+  uint32_t number_ = 0;
 };
 
-Status check_geometry(const CacheGeometry& geometry);
-CacheState empty_state(const CacheGeometry& geometry);  // sizes only
+int64_t page_bytes(const CacheGeometry& geometry);
 std::unique_ptr<Cache> create_cache(const CacheGeometry& geometry, Context& context, Status* status);
 
 }  // namespace cuda

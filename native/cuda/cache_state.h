@@ -13,24 +13,21 @@
 //   free pages:    [ page ids not in any row ............ | garbage ]
 //                  0                                 free_count
 //
-// A decode step is   plan -> attention of every layer -> insert,   one launch each. Only `insert` changes the
-// cache; everything that it and the attention need to know was written by `plan`, so within one launch nobody
-// reads what another block writes. A step that cannot be completed leaves a failure here, which stays until
-// the host clears it, and changes nothing; neither do the steps that were enqueued behind it.
+// Only insertion changes the cache within a step; what cannot be completed raises a fault (common/fault.cuh)
+// and changes nothing, and neither do the steps that were enqueued behind it.
 #pragma once
 
-#include <climits>
+#include <cuda_runtime.h>
+
 #include <cstdint>
 
 namespace spkv {
 namespace cuda {
 
-enum class StepFailure : int32_t { kNone = 0, kPoolExhausted = 1, kTableFull = 2 };
-
-struct StepStatus {
-  StepFailure failure = StepFailure::kNone;
-  int32_t missing_pages = 0;
-  int32_t non_finite = INT_MAX;  // else the least layer * 3 + (0 key, 1 value, 2 utility) that was bad
+// What an insertion wanted that the pool did not have. Means something once its fault has been raised.
+struct PoolShortage {
+  int64_t needed = 0;
+  int64_t free = 0;
 };
 
 struct CacheState {
@@ -60,7 +57,8 @@ struct CacheState {
   float* threshold = nullptr;     // [sequences]
   int32_t* free_pages = nullptr;  // [capacity_pages]
   int32_t* free_count = nullptr;  // [1]
-  StepStatus* status = nullptr;   // [1]
+  int32_t* least_free = nullptr;  // [1] the fewest pages that were ever free
+  PoolShortage* shortage = nullptr;  // [1]
 
   __host__ __device__ int64_t list(int layer, int sequence, int head) const {
     return (int64_t{layer} * sequences + sequence) * kv_heads + head;

@@ -46,9 +46,17 @@ class Context : public Accelerator {
   // To be called by operations that write i32 tensors: what the host remembers of it is no longer true.
   virtual void overwritten(const View& view) = 0;
 
-  // --- Graphs. While `recording`, an operation must not wait, and what it decides on the host must either
-  // hold for ever or be announced: `valid` is asked before every replay, and a graph for which it is false is
-  // recorded anew. `effect` runs with every replay, in order: the host's share of what the operation does.
+  // --- Graphs. The first launch of a graph runs its operations one by one, the second records them, all
+  // later ones replay. While `recording`, an operation enqueues its kernels as always, but nothing runs and
+  // it must not wait; an operation that cannot do without returns kUnsupported, and its graph always runs one
+  // by one.
+  //
+  // What an operation decides on the host must either hold for ever or be announced: `valid` is asked before
+  // every replay, of the state before the graph's first operation; a graph for which it is false runs one by
+  // one and is recorded anew. What an operation changes on the host, it changes itself when not recording;
+  // when recording it leaves everything as it is and only announces the change: `effect` runs once per
+  // replay, in order, the first replay being the one that follows the recording. Outside of recordings both
+  // do nothing. Neither may refer to the operation's parameters by reference.
   virtual bool recording() const = 0;
   virtual void depend(std::function<bool()> valid) = 0;
   virtual void on_replay(std::function<void()> effect) = 0;

@@ -10,20 +10,6 @@ namespace spkv {
 namespace cuda {
 namespace {
 
-// Which of the warp's 16 slots of a unit the new token sees.
-__device__ __forceinline__ uint32_t visible_slots(const Units& units, const ItemPlan& item, int unit,
-                                                  const CacheState& cache) {
-  int row = threadIdx.x / 32 * kTileSlots + threadIdx.x % 32;
-  bool seen = row < units.rows(unit);
-  if (unit < units.ring_units) {
-    int slot = unit * kPageSlots + row;
-    int age = item.length % cache.ring_slots - slot;  // new token's position minus the slot's
-    if (age <= 0) age += cache.ring_slots;
-    seen = seen && age <= cache.window && slot != item.hidden_slot;
-  }
-  return __ballot_sync(~0u, seen) & kAllVisible;
-}
-
 // Takes in one page that has arrived.
 template <typename Config>
 __device__ __forceinline__ void attend_page(typename Config::State* state, uint32_t page, uint32_t visible,
@@ -48,32 +34,24 @@ __device__ __forceinline__ void attend_page(typename Config::State* state, uint3
   }
 }
 
-__device__ __forceinline__ bool finite_bf16(uint32_t pair) {
-  return (pair & 0x7f80) != 0x7f80 && (pair & 0x7f800000) != 0x7f800000;
-}
-
-// Takes in the step's own pair as slot 0 of a tile, and checks it.
+// Takes in the step's own pair as slot 0 of a tile.
 template <typename Config>
-__device__ __forceinline__ void attend_new(typename Config::State* state, const DecodeAttentionParams& p,
-                                           const ItemSlot<Config>& slot, float scale_log2) {
+__device__ __forceinline__ void attend_new(typename Config::State* state, const ItemSlot<Config>& slot,
+                                           float scale_log2) {
   int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const uint32_t* key = reinterpret_cast<const uint32_t*>(slot.key) + t;
   const unsigned short* value = reinterpret_cast<const unsigned short*>(slot.value) + g;
-  bool good_key = true, good_value = true;
   auto load_keys = [&](int i, uint32_t(&a)[4]) {
     a[0] = g == 0 ? key[i * 8] : 0;
     a[2] = g == 0 ? key[i * 8 + 4] : 0;
     a[1] = a[3] = 0;
-    good_key = good_key && finite_bf16(a[0]) && finite_bf16(a[2]);
   };
   auto load_values = [&](int i, uint32_t(&a)[4]) {
     a[0] = t == 0 ? value[i * 16] : 0;
     a[1] = t == 0 ? value[i * 16 + 8] : 0;
     a[2] = a[3] = 0;
-    good_value = good_value && finite_bf16(a[0]) && finite_bf16(a[1]);
   };
   state->template attend<true>(load_keys, load_values, 1, scale_log2);
-  if (!good_key || !good_value) atomicMin(&p.cache.status->non_finite, p.layer * 3 + (good_key ? 1 : 0));
 }
 
 // Takes in what the block has of the next item, and hands the result over.
@@ -90,7 +68,7 @@ __device__ __forceinline__ ItemPlan compute_item(const DecodeAttentionParams& p,
   ItemPlan item = slot.plan;
   state.begin(slot.q[0], Config::kQueryStride, p.heads / p.cache.kv_heads);
   int begin = fragment_begin(block, item), end = fragment_end(block, item);
-  if (begin == 0 && threadIdx.x < 32) attend_new<Config>(&state, p, slot, scale_log2);
+  if (begin == 0 && threadIdx.x < 32) attend_new<Config>(&state, slot, scale_log2);
   __syncwarp();
   if (lane == 0) barrier_arrive(shared_address(&memory->item_empty[at->index]));
   at->advance();
@@ -146,6 +124,7 @@ __device__ __forceinline__ void begin_block(BlockMemory<Config>* memory) {
 template <typename Config>
 __global__ void __launch_bounds__(kBlockThreads, 1)
     decode_kernel(const __grid_constant__ DecodeAttentionParams p) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // earlier GPUs take general_attention
   uint8_t* shared = dynamic_shared();
   auto* memory =
       reinterpret_cast<BlockMemory<Config>*>(shared + (1024 - shared_address(shared) % 1024) % 1024);
@@ -166,6 +145,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   } else {
     merge_items(p, block, memory);
   }
+#endif
 }
 
 template <typename Config>

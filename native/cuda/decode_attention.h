@@ -1,5 +1,5 @@
 // Attention of a decode step: one new token per sequence, over its lists and the token itself. The CUDA form
-// of ops/attention.h for steps of one token; bf16 in and out, f32 accumulation.
+// of ops/attention.h for steps of one token; bf16 in, f32 accumulation and result.
 //
 //   out[b, h, :] = sum_s softmax_s(scale * q[b, h, :] . k[s, g, :]) v[s, g, :],   g = h / (H / G)
 //
@@ -18,12 +18,13 @@ namespace spkv {
 namespace cuda {
 
 struct DecodeAttentionParams {
-  __nv_bfloat16* out = nullptr;           // [B, H, D]
+  float* out = nullptr;                   // [B, H, D] with these distances; any alignment
+  int64_t out_stride = 0;                 // of sequences
+  int64_t out_head_stride = 0;            // of heads
   float* log_sum = nullptr;               // [B, H] natural log of the softmax's denominator, or null
   const __nv_bfloat16* q = nullptr;       // [B, H, D], sequences q_stride elements apart, a multiple of 8
   const __nv_bfloat16* keys = nullptr;    // [B, G, D], kv_stride apart
   const __nv_bfloat16* values = nullptr;  // [B, G, D], kv_stride apart
-  const float* utilities = nullptr;       // [B, G], or null; only checked, see StepStatus::non_finite
   int64_t q_stride = 0;
   int64_t kv_stride = 0;
   CacheState cache;

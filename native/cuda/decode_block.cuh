@@ -98,6 +98,20 @@ struct Units {
   }
 };
 
+// Which of the warp's 16 slots of a unit the new token sees.
+__device__ __forceinline__ uint32_t visible_slots(const Units& units, const ItemPlan& item, int unit,
+                                                  const CacheState& cache) {
+  int row = threadIdx.x / 32 * kTileSlots + threadIdx.x % 32;
+  bool seen = row < units.rows(unit);
+  if (unit < units.ring_units) {
+    int slot = unit * kPageSlots + row;
+    int age = item.length % cache.ring_slots - slot;  // new token's position minus the slot's
+    if (age <= 0) age += cache.ring_slots;
+    seen = seen && age <= cache.window && slot != item.hidden_slot;
+  }
+  return __ballot_sync(~0u, seen) & kAllVisible;
+}
+
 // Units of the item that the block has.
 __device__ __forceinline__ int fragment_begin(const BlockPlan& block, const ItemPlan& item) {
   return max(0, block.begin - item.first_unit);

@@ -137,8 +137,6 @@ __device__ __forceinline__ void feed_items(const DecodeAttentionParams& p, const
                 p.q + b * p.q_stride + static_cast<int64_t>(head * group + lane) * Config::kDim, kRow, full);
     if (whole_start && lane == 16) bulk_copy(shared_address(slot->key), p.keys + pair, kRow, full);
     if (whole_start && lane == 17) bulk_copy(shared_address(slot->value), p.values + pair, kRow, full);
-    if (whole_start && lane == 18 && p.utilities && !isfinite(p.utilities[index]))
-      atomicMin(&p.cache.status->non_finite, p.layer * 3 + 2);
     unit = item.first_unit + item.units;
     at.advance();
   }

@@ -3,7 +3,7 @@
 #include "cuda/decode_insert.h"
 
 #include "cuda/common/launch.cuh"
-#include "cuda/common/page.cuh"
+#include "cuda/common/pairs.cuh"
 
 namespace spkv {
 namespace cuda {
@@ -39,18 +39,17 @@ __global__ void __launch_bounds__(kThreads) insert_kernel(DecodeInsertParams p) 
   int layer = number / items, index = number % items;
   int b = index / cache.kv_heads, head = index % cache.kv_heads;
   ItemPlan item = p.plan.items[static_cast<int64_t>(layer) * items + index];
-  StepStatus status = *cache.status;
   int free_top = *p.plan.free_top, needed, before;
   count_needs(p.plan, cache.layers, layer, &needed, &before);
+  // Another block may see the fault of this one or not: it stops in either case.
+  if (faulty(p.faults.fault)) return;
   if (needed > free_top) {
-    // Another block may read this before or after: it stops in either case.
-    if (number == 0 && lane == 0 && status.failure == StepFailure::kNone) {
-      cache.status->missing_pages = needed - free_top;
-      cache.status->failure = StepFailure::kPoolExhausted;
+    if (number == 0 && lane == 0) {
+      *cache.shortage = {needed, free_top};
+      raise_fault(p.faults.fault, p.faults.exhausted, 0, p.faults.cache);
     }
     return;
   }
-  if (status.failure != StepFailure::kNone || status.non_finite != INT_MAX) return;
 
   int64_t list = cache.list(layer, item.sequence, head);
   int32_t* row = cache.table + list * cache.table_pages;
@@ -67,26 +66,34 @@ __global__ void __launch_bounds__(kThreads) insert_kernel(DecodeInsertParams p) 
       *reinterpret_cast<uint4*>(target) = *reinterpret_cast<const uint4*>(source);
     }
     if (lane == 0) {
-      if (item.rank >= 0) row[place] = page;
+      if (item.rank >= 0) {
+        row[place] = page;
+        cache.references[page] = 1;
+      }
       cache.kept[list] = item.kept + 1;
     }
   }
   // Without slack this is the slot that has just been read, chunk by chunk by the same lanes.
   int slot = item.length % cache.ring_slots;
   if (half < 2) {
-    const __nv_bfloat16* source = (half == 0 ? p.keys : p.values) + layer * p.layer_stride + b * p.kv_stride +
-                                  static_cast<int64_t>(head) * kDim + chunk * kChunkDims;
+    const float* source = half == 0 ? p.pairs.key(layer, b, head) : p.pairs.value(layer, b, head);
     uint8_t* target = slot_chunk(cache, kBytes, row[slot / kPageSlots], slot % kPageSlots, chunk) + offset;
-    *reinterpret_cast<uint4*>(target) = *reinterpret_cast<const uint4*>(source);
+    *reinterpret_cast<uint4*>(target) = load_chunk(source + chunk * kChunkDims, p.pairs.aligned);
   }
   if (lane == 0) {
-    bool keep = !p.utilities || p.utilities[number] >= cache.threshold[item.sequence];
+    bool keep = p.pairs.kept(layer, b, head, cache.threshold[item.sequence]);
     uint32_t* word = cache.keep + list * cache.keep_words + slot / 32;
     uint32_t bit = 1u << (slot % 32);
     *word = keep ? *word | bit : *word & ~bit;
     // Lengths and the free count are read by `plan` only.
-    if (layer == 0 && head == 0) cache.length[item.sequence] = item.length + 1;
-    if (number == 0) *cache.free_count = free_top - needed;
+    if (layer == 0 && head == 0) {
+      cache.length[item.sequence] = item.length + 1;
+      cache.oldest[item.sequence] = max(cache.oldest[item.sequence], item.length + 1 - cache.ring_slots);
+    }
+    if (number == 0) {
+      *cache.free_count = free_top - needed;
+      *cache.least_free = min(*cache.least_free, free_top - needed);
+    }
   }
 }
 

@@ -39,14 +39,21 @@ __device__ __forceinline__ void merge(Part* part, const Part& other, float scale
 // Components [4j, 4j + 4) of query head `query` of the item.
 __device__ __forceinline__ void write_result(const DecodeAttentionParams& p, int index, int query, int j,
                                              const Part& part, float scale_log2) {
-  int group = p.heads / p.cache.kv_heads, dim = p.cache.head_dim;
-  int64_t head =
-      static_cast<int64_t>(index / p.cache.kv_heads) * p.heads + index % p.cache.kv_heads * group + query;
+  int64_t b = index / p.cache.kv_heads;
+  int head = index % p.cache.kv_heads * (p.heads / p.cache.kv_heads) + query;
   float inverse = 1 / part.sum;
-  uint2 packed = {pack_bf16(part.out.x * inverse, part.out.y * inverse),
-                  pack_bf16(part.out.z * inverse, part.out.w * inverse)};
-  *reinterpret_cast<uint2*>(p.out + head * dim + 4 * j) = packed;
-  if (j == 0 && p.log_sum) p.log_sum[head] = (part.top * scale_log2 + log2f(part.sum)) * 0.693147181f;
+  float4 result = {part.out.x * inverse, part.out.y * inverse, part.out.z * inverse, part.out.w * inverse};
+  float* out = p.out + b * p.out_stride + head * p.out_head_stride + 4 * j;
+  if (reinterpret_cast<uintptr_t>(out) % sizeof(float4) == 0) {
+    *reinterpret_cast<float4*>(out) = result;
+  } else {
+    out[0] = result.x;
+    out[1] = result.y;
+    out[2] = result.z;
+    out[3] = result.w;
+  }
+  if (j == 0 && p.log_sum)
+    p.log_sum[b * p.heads + head] = (part.top * scale_log2 + log2f(part.sum)) * 0.693147181f;
 }
 
 template <typename Config>

@@ -14,7 +14,8 @@ namespace cuda {
 
 class Context;
 
-// out [T, N] = x [T, K] * weight [N, K] transposed, rows `*_stride` elements apart.
+// out [T, N] = x [T, K] * weight [N, K] transposed, rows `*_stride` elements apart; no size is 0, and a
+// stride is at least the length of its row. The order of the sums depends on the shapes alone.
 struct Product {
   int64_t rows = 0, columns = 0, depth = 0;  // T, N, K
   float* out = nullptr;
@@ -24,8 +25,7 @@ struct Product {
   const void* weight = nullptr;
   int64_t weight_stride = 0;
   DType dtype = DType::kBF16;  // of x and weight
-  const void* bias = nullptr;  // [N], or null
-  DType bias_dtype = DType::kF32;
+  bool accumulate = false;     // adds to what is in `out`
 };
 
 class MatrixLibrary {
@@ -34,7 +34,7 @@ class MatrixLibrary {
   virtual Status multiply(const Product& product, Context& context) = 0;
 };
 
-// kDevice where no cuBLASLt can be opened; SPKV_CUBLASLT names one to use.
+// For the current device. kDevice where no cuBLASLt can be opened; SPKV_CUBLASLT names one to use.
 std::unique_ptr<MatrixLibrary> open_matrix_library(Status* status);
 
 }  // namespace cuda

@@ -69,8 +69,6 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(StepPlanParams params) {
     ItemPlan item = {};
     if (i < items) item = describe(cache, layer, params.slots[i / cache.kv_heads], i % cache.kv_heads);
     int need = item.leaves && item.kept % kPageSlots == 0;
-    if (need && cache.ring_pages + item.kept / kPageSlots >= cache.table_pages)
-      cache.status->failure = StepFailure::kTableFull;
     Pair all, before = exclusive_scan({item.units, need}, &all, warp_sums);
     item.first_unit = carry.units + before.units;
     if (need) item.rank = carry.needs + before.needs;
@@ -108,7 +106,8 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(StepPlanParams params) {
 
 cudaError_t plan_step(const StepPlanParams& params, cudaStream_t stream) {
   if (params.plan.batch < 1 || params.plan.blocks < 1) return cudaErrorInvalidValue;
-  return launch(stream, {dim3(params.cache.layers), dim3(kThreads)}, plan_kernel, params);
+  LaunchShape shape = {dim3(static_cast<unsigned>(params.cache.layers)), dim3(kThreads)};
+  return launch(stream, shape, plan_kernel, params);
 }
 
 }  // namespace cuda

@@ -60,7 +60,9 @@ describe('refuses', () => {
     ['a prompt that the cache cannot hold', ['a'.repeat(1500), '--kv-memory', '1M', '--threshold', '0'], 1, 'POOL_EXHAUSTED', '--kv-memory gives'],
     ['a missing model', ['x', '--model', 'no-such-model'], 1, 'FILE', 'no-such-model'],
     ['a missing prompt file', ['--file', 'no-such-file.txt'], 1, 'FILE', 'no-such-file.txt'],
-    ['a device that is not there', ['x', '--device', 'cuda'], 1, 'DEVICE', 'cuda'],
+    ['a device that is not there', ['x', '--device', 'cuda:9999'], 1, 'DEVICE', 'cuda:9999'],
+    ['a device that is none', ['x', '--device', 'gpu'], 2, 'INVALID_ARGUMENT', 'cuda:0 for --device but received "gpu"'],
+    ['threads on a GPU', ['x', '--device', 'cuda:0', '--threads', '2'], 2, 'INVALID_ARGUMENT', '"threads"'],
   ])('%s', async (_, args, expected, ...parts) => {
     const { code, stdout, stderr } = await generate(args);
     expect({ code, stdout }).toEqual({ code: expected, stdout: '' });

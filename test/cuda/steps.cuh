@@ -34,9 +34,11 @@ class Engine {
         cache_(g_, batch_, 19),
         slots_(setup.slots),
         q_(size(heads_)),
-        out_(size(heads_)),
         keys_(size(g_.kv_heads)),
         values_(size(g_.kv_heads)),
+        key_floats_(size(g_.kv_heads)),
+        value_floats_(size(g_.kv_heads)),
+        out_(size(heads_)),
         utilities_(static_cast<size_t>(g_.layers) * batch_ * g_.kv_heads) {
     CHECK_CUDA(cudaStreamCreate(&stream_));
     CHECK_CUDA(cudaStreamSynchronize(nullptr));
@@ -61,7 +63,8 @@ class Engine {
       p.q = q_.get() + layer * q_layer;
       p.keys = keys_.get() + layer * kv_layer;
       p.values = values_.get() + layer * kv_layer;
-      p.utilities = utilities_.get() + static_cast<size_t>(layer) * batch_ * g_.kv_heads;
+      p.out_stride = static_cast<int64_t>(heads_) * g_.dim;
+      p.out_head_stride = g_.dim;
       p.q_stride = static_cast<int64_t>(heads_) * g_.dim;
       p.kv_stride = static_cast<int64_t>(g_.kv_heads) * g_.dim;
       p.cache = cache_.state;
@@ -74,24 +77,21 @@ class Engine {
       p.overlap_previous = layer > 0;
       CHECK_CUDA(decode_attention(p, stream_));
     }
-    DecodeInsertParams insert{cache_.state,
-                              cache_.plan,
-                              keys_.get(),
-                              values_.get(),
-                              utilities_.get(),
-                              static_cast<int64_t>(size(g_.kv_heads) / g_.layers),
-                              static_cast<int64_t>(g_.kv_heads) * g_.dim};
-    CHECK_CUDA(decode_insert(insert, stream_));
+    NewPairs pairs = step_pairs(g_, batch_, key_floats_.get(), value_floats_.get(), utilities_.get());
+    CHECK_CUDA(check_pairs(pairs, true, cache_.faults, stream_));
+    CHECK_CUDA(decode_insert({cache_.state, cache_.plan, pairs, cache_.faults}, stream_));
     CHECK_CUDA(cudaStreamEndCapture(stream_, &graph));
     CHECK_CUDA(cudaGraphInstantiate(&graph_, graph, 0));
     CHECK_CUDA(cudaGraphDestroy(graph));
   }
 
-  std::vector<bf16> step(const std::vector<bf16>& q, const std::vector<bf16>& keys,
-                         const std::vector<bf16>& values, const std::vector<float>& utilities) {
+  std::vector<float> step(const std::vector<bf16>& q, const std::vector<bf16>& keys,
+                          const std::vector<bf16>& values, const std::vector<float>& utilities) {
     q_.write(q);
     keys_.write(keys);
     values_.write(values);
+    key_floats_.write(widened(keys));
+    value_floats_.write(widened(values));
     utilities_.write(utilities);
     out_.fill(0xff);
     CHECK_CUDA(cudaDeviceSynchronize());
@@ -106,8 +106,8 @@ class Engine {
   int batch_, heads_;
   TestCache cache_;
   DeviceArray<int32_t> slots_;
-  DeviceArray<bf16> q_, out_, keys_, values_;
-  DeviceArray<float> utilities_;
+  DeviceArray<bf16> q_, keys_, values_;
+  DeviceArray<float> key_floats_, value_floats_, out_, utilities_;
   cudaStream_t stream_ = nullptr;
   cudaGraphExec_t graph_ = nullptr;
 };
@@ -134,7 +134,7 @@ Numbers draw(const Setup& setup, Random* random) {
 }
 
 double compare(const Setup& setup, const std::vector<History>& histories, const Numbers& n,
-               const std::vector<bf16>& out) {
+               const std::vector<float>& out) {
   const Geometry& g = setup.geometry;
   int batch = static_cast<int>(setup.slots.size()), heads = g.kv_heads * setup.group;
   double worst = 0;
@@ -152,7 +152,7 @@ double compare(const Setup& setup, const std::vector<History>& histories, const 
     Reference expected = reference_attention(&n.q[static_cast<size_t>(row) * g.dim], pairs, g.dim,
                                              1 / std::sqrt(static_cast<double>(g.dim)));
     for (int d = 0; d < g.dim; d++) {
-      double error = std::abs(__bfloat162float(out[static_cast<size_t>(row) * g.dim + d]) - expected.out[d]);
+      double error = std::abs(out[static_cast<size_t>(row) * g.dim + d] - expected.out[d]);
       worst = error == error ? std::max(worst, error / tolerance(expected, d)) : INFINITY;
     }
   }

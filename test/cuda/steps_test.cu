@@ -34,11 +34,13 @@ int expected_kept(const Setup& setup, const History& history, int list) {
 void check_books(const Setup& setup, const std::vector<History>& histories, TestCache* cache) {
   const Geometry& g = setup.geometry;
   std::vector<int32_t> kept = cache->kept.read(), length = cache->length.read(), table = cache->table.read();
-  std::vector<int32_t> free_pages = cache->free_pages.read();
+  std::vector<int32_t> free_pages = cache->free_pages.read(), oldest = cache->oldest.read();
   std::vector<int> uses(g.capacity, 0);
   bool good = true;
   for (size_t b = 0; b < setup.slots.size(); b++) {
-    good = good && length[setup.slots[b]] == static_cast<int>(histories[b].keys.size());
+    int tokens = static_cast<int>(histories[b].keys.size());
+    good = good && length[setup.slots[b]] == tokens &&
+           oldest[setup.slots[b]] == std::max(0, tokens - cache->state.ring_slots);
     for (int list = 0; list < g.layers * g.kv_heads; list++) {
       size_t index =
           static_cast<size_t>(cache->state.list(list / g.kv_heads, setup.slots[b], list % g.kv_heads));
@@ -48,10 +50,11 @@ void check_books(const Setup& setup, const std::vector<History>& histories, Test
     }
   }
   expect(good, setup.name + ": kept counts and lengths");
+  good = good && uses == cache->references.read();
   int free_count = cache->free_count.read()[0];
   for (int i = 0; i < free_count; i++) uses[free_pages[i]]++;
   for (int use : uses) good = good && use == 1;
-  expect(good, setup.name + ": every page in exactly one place");
+  expect(good, setup.name + ": every page in exactly one place, and known there");
 }
 
 struct Snapshot {
@@ -73,16 +76,23 @@ struct Snapshot {
   }
 };
 
+// The fault of a key (0), value (1) or utility (2) that is not finite in bf16.
+Fault bad_number(int layer, int what) {
+  return Fault{kNonFiniteSite} << 56 | static_cast<Fault>(layer * 3 + what) << 32 | 1;
+}
+
+bool exhausted(const TestCache& cache) { return cache.raised() >> 56 == kExhaustedSite; }
+
 void run(const Setup& setup) {
   Engine engine(setup);
   for (int32_t slot : setup.slots)
-    CHECK_CUDA(create_sequence(engine.cache().state, slot, kThreshold, engine.stream()));
+    engine.cache().begin(slot, kThreshold, engine.stream());
   engine.capture();
   Random random(77);
   std::vector<History> histories(setup.slots.size());
   for (int step = 0; step < setup.steps; step++) {
     Numbers n = draw(setup, &random);
-    std::vector<bf16> out = engine.step(n.q, n.keys, n.values, n.utilities);
+    std::vector<float> out = engine.step(n.q, n.keys, n.values, n.utilities);
     if (step % setup.compare_every == 0 || step + 3 > setup.steps) {
       double worst = compare(setup, histories, n, out);
       expect(worst <= 1, setup.name + " step " + std::to_string(step) + ": error over tolerance " +
@@ -92,8 +102,7 @@ void run(const Setup& setup) {
     if (step % 50 == 0) check_books(setup, histories, &engine.cache());
   }
   check_books(setup, histories, &engine.cache());
-  StepStatus status = engine.cache().status.read()[0];
-  expect(status.failure == StepFailure::kNone && status.non_finite == INT_MAX, setup.name + ": no failure");
+  expect(engine.cache().raised() == kNoFault, setup.name + ": no fault");
 
   // A bad number is reported with its layer, and nothing changes, however often the step is run.
   Snapshot before(engine.cache());
@@ -101,25 +110,25 @@ void run(const Setup& setup) {
   size_t layer_rows = setup.slots.size() * setup.geometry.kv_heads;
   bad.values[(layer_rows + 1) * setup.geometry.dim + 7] = __float2bfloat16(INFINITY);
   for (int i = 0; i < 2; i++) engine.step(bad.q, bad.keys, bad.values, bad.utilities);
-  expect(engine.cache().status.read()[0].non_finite == 1 * 3 + 1, setup.name + ": bad value in layer 1");
+  expect(engine.cache().raised() == bad_number(1, 1), setup.name + ": bad value in layer 1");
   expect(before == Snapshot(engine.cache()), setup.name + ": nothing changes after a bad value");
-  engine.cache().status.write({StepStatus()});
+  engine.cache().clear_fault();
   bad = n;
   bad.utilities[layer_rows * 2 + 1] = NAN;
   engine.step(bad.q, bad.keys, bad.values, bad.utilities);
-  expect(engine.cache().status.read()[0].non_finite == 2 * 3 + 2, setup.name + ": bad utility in layer 2");
+  expect(engine.cache().raised() == bad_number(2, 2), setup.name + ": bad utility in layer 2");
   expect(before == Snapshot(engine.cache()), setup.name + ": nothing changes after a bad utility");
-  engine.cache().status.write({StepStatus()});
+  engine.cache().clear_fault();
 
   // Two sequences go and come back; the others do not notice.
   for (size_t b = 0; b < 2; b++) {
     CHECK_CUDA(release_sequence(engine.cache().state, setup.slots[b], engine.stream()));
-    CHECK_CUDA(create_sequence(engine.cache().state, setup.slots[b], kThreshold, engine.stream()));
+    engine.cache().begin(setup.slots[b], kThreshold, engine.stream());
     histories[b] = History();
   }
   for (int step = 0; step < 5; step++) {
     Numbers next = draw(setup, &random);
-    std::vector<bf16> out = engine.step(next.q, next.keys, next.values, next.utilities);
+    std::vector<float> out = engine.step(next.q, next.keys, next.values, next.utilities);
     expect(compare(setup, histories, next, out) <= 1, setup.name + ": after sequences were replaced");
     remember(setup, next, &histories);
   }
@@ -139,23 +148,23 @@ void exhaustion(int spare) {
       lists + keeping + 6 + spare;  // and a third sequence, which makes room when it goes
   Engine engine(setup);
   for (int32_t slot : {0, 1, 2})
-    CHECK_CUDA(create_sequence(engine.cache().state, slot, kThreshold, engine.stream()));
+    engine.cache().begin(slot, kThreshold, engine.stream());
   engine.capture();
   Random random(5);
   std::vector<History> histories(2);
   auto step = [&] {
     Numbers n = draw(setup, &random);
-    std::vector<bf16> out = engine.step(n.q, n.keys, n.values, n.utilities);
+    std::vector<float> out = engine.step(n.q, n.keys, n.values, n.utilities);
     expect(compare(setup, histories, n, out) <= 1, setup.name + ": numbers");
     return n;
   };
   for (int i = 0; i < 64 + 8; i++) remember(setup, step(), &histories);
-  expect(engine.cache().status.read()[0].failure == StepFailure::kNone, "exhaustion: an exact fit succeeds");
+  expect(engine.cache().raised() == kNoFault, "exhaustion: an exact fit succeeds");
   expect(engine.cache().free_count.read()[0] == spare, "exhaustion: all other pages are used");
   Snapshot before(engine.cache());
   step();
-  StepStatus status = engine.cache().status.read()[0];
-  expect(status.failure == StepFailure::kPoolExhausted && status.missing_pages == keeping - spare,
+  PoolShortage shortage = engine.cache().shortage.read()[0];
+  expect(exhausted(engine.cache()) && shortage.needed == keeping && shortage.free == spare,
          "exhaustion: reported");
   CHECK_CUDA(release_sequence(engine.cache().state, 0, engine.stream()));
   CHECK_CUDA(cudaStreamSynchronize(engine.stream()));
@@ -166,9 +175,9 @@ void exhaustion(int spare) {
   released.free_count = before.free_count;
   released.length = before.length;
   expect(released == before, "exhaustion: nothing has changed");
-  engine.cache().status.write({StepStatus()});
+  engine.cache().clear_fault();
   for (int i = 0; i < 3; i++) remember(setup, step(), &histories);
-  expect(engine.cache().status.read()[0].failure == StepFailure::kNone, "exhaustion: goes on with room");
+  expect(engine.cache().raised() == kNoFault, "exhaustion: goes on with room");
   expect(engine.cache().free_count.read()[0] == 6 + spare - keeping, "exhaustion: pages taken");
 }
 
@@ -183,16 +192,11 @@ void traffic(int rounds) {
   TestCache cache(g, kBatch, 5);
   Random random(11);
   size_t rows = static_cast<size_t>(g.layers) * kBatch * g.kv_heads;
-  DeviceArray<bf16> pairs(random.normals(rows * g.dim));
+  DeviceArray<float> numbers(widened(random.normals(rows * g.dim)));
   DeviceArray<float> utilities(rows);
   DeviceArray<int32_t> slots(kBatch);
-  DecodeInsertParams insert{cache.state,
-                            cache.plan,
-                            pairs.get(),
-                            pairs.get(),
-                            utilities.get(),
-                            static_cast<int64_t>(rows / g.layers) * g.dim,
-                            static_cast<int64_t>(g.kv_heads) * g.dim};
+  NewPairs pairs = step_pairs(g, kBatch, numbers.get(), numbers.get(), utilities.get());
+  DecodeInsertParams insert{cache.state, cache.plan, pairs, cache.faults};
   std::vector<History> histories;  // of setup.slots, in that order
   std::vector<int32_t> idle = {0, 1, 2, 3, 4, 5};
   auto leave = [&](size_t i) {
@@ -206,7 +210,7 @@ void traffic(int rounds) {
   for (int round = 0; round < rounds; round++) {
     int free_pages = cache.free_count.read()[0];
     if (!idle.empty() && free_pages >= g.layers * g.kv_heads && random.below(20) == 0) {
-      CHECK_CUDA(create_sequence(cache.state, idle.back(), kThreshold, nullptr));
+      cache.begin(idle.back(), kThreshold, nullptr);
       setup.slots.push_back(idle.back());
       histories.emplace_back();
       idle.pop_back();
@@ -222,9 +226,9 @@ void traffic(int rounds) {
     slots.write({setup.slots[first], setup.slots[second]});
     CHECK_CUDA(plan_step({cache.state, cache.plan, slots.get()}, nullptr));
     CHECK_CUDA(decode_insert(insert, nullptr));
-    if (cache.status.read()[0].failure != StepFailure::kNone) {
+    if (exhausted(cache)) {
       refused++;
-      cache.status.write({StepStatus()});
+      cache.clear_fault();
       leave(first);
       continue;
     }

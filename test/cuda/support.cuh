@@ -105,6 +105,8 @@ class Random {
   uint64_t state_;
 };
 
+constexpr int kNonFiniteSite = 1, kExhaustedSite = 2;
+
 struct Geometry {
   int layers = 1, kv_heads = 1, dim = 128, window = 128, slack = 0, sequences = 1, table_pages = 64;
   int capacity = 1024;
@@ -118,7 +120,10 @@ struct TestCache {
   DeviceArray<int32_t> table, kept, length, free_pages, free_count, needs, free_top, arrivals;
   DeviceArray<uint32_t> keep;
   DeviceArray<float> threshold, partials;
-  DeviceArray<StepStatus> status;
+  DeviceArray<int32_t> oldest, references, least_free;
+  DeviceArray<PoolShortage> shortage;
+  DeviceArray<Fault> fault;
+  InsertFaults faults;
   DeviceArray<ItemPlan> items;
   DeviceArray<BlockPlan> block_plans;
 
@@ -142,7 +147,14 @@ struct TestCache {
     threshold = DeviceArray<float>(g.sequences);
     free_pages = DeviceArray<int32_t>(g.capacity);
     free_count = DeviceArray<int32_t>(1);
-    status = DeviceArray<StepStatus>(1);
+    oldest = DeviceArray<int32_t>(g.sequences);
+    references = DeviceArray<int32_t>(g.capacity);
+    least_free = DeviceArray<int32_t>(1);
+    shortage = DeviceArray<PoolShortage>(1);
+    fault = DeviceArray<Fault>(1);  // all bits set: none
+    faults.fault = fault.get();
+    faults.non_finite = kNonFiniteSite;
+    faults.exhausted = kExhaustedSite;
     state.pool = pool.get();
     state.table = table.get();
     state.kept = kept.get();
@@ -151,7 +163,11 @@ struct TestCache {
     state.threshold = threshold.get();
     state.free_pages = free_pages.get();
     state.free_count = free_count.get();
-    state.status = status.get();
+    state.oldest = oldest.get();
+    state.references = references.get();
+    state.least_free = least_free.get();
+    state.shortage = shortage.get();
+    state.page_bytes = page_bytes(g.dim);
     size_t step_items = static_cast<size_t>(batch) * g.kv_heads;
     items = DeviceArray<ItemPlan>(g.layers * step_items);
     block_plans = DeviceArray<BlockPlan>(static_cast<size_t>(g.layers) * blocks);
@@ -168,7 +184,39 @@ struct TestCache {
     plan.free_top = free_top.get();
     CHECK_CUDA(reset_cache(state, nullptr));
   }
+
+  Fault raised() const { return fault.read()[0]; }
+  void clear_fault() { fault.fill(0xff); }
+  void begin(int slot, float limit, cudaStream_t stream) {
+    NewSequence sequence;
+    sequence.slot = slot;
+    sequence.threshold = limit;
+    sequence.pages = state.layers * state.kv_heads * state.ring_pages;
+    CHECK_CUDA(create_sequence(state, sequence, stream));
+  }
 };
+
+// The pairs of a step of one token per sequence, [L, B, G, D] and [L, B, G].
+inline NewPairs step_pairs(const Geometry& g, int batch, float* keys, float* values, float* utilities) {
+  auto view = [&](float* data, int64_t dim) {
+    spkv::View view;
+    view.data = data;
+    view.rank = 4;
+    const int64_t shape[4] = {g.layers, batch, g.kv_heads, dim};
+    for (int i = 3; i >= 0; i--) {
+      view.shape[i] = shape[i];
+      view.stride[i] = i == 3 ? 1 : view.stride[i + 1] * shape[i + 1];
+    }
+    return view;
+  };
+  return NewPairs(view(keys, g.dim), view(values, g.dim), view(utilities, 1));
+}
+
+inline std::vector<float> widened(const std::vector<bf16>& values) {
+  std::vector<float> wide;
+  for (bf16 value : values) wide.push_back(__bfloat162float(value));
+  return wide;
+}
 
 struct Pair {
   const bf16 *key, *value;
@@ -207,9 +255,9 @@ inline Reference reference_attention(const bf16* q, const std::vector<Pair>& pai
   return result;
 }
 
-// What rounding the weights to bf16 (2^-8 each) and the result (2^-8) may cost, and f32 scores of this size.
+// What rounding the weights to bf16 (2^-8 each) may cost, and f32 scores of this size.
 inline double tolerance(const Reference& reference, int d) {
-  return (0x1p-7 + reference.largest * 0x1p-20) * reference.magnitude[d] * 1.05 + 1e-7;
+  return (0x1p-8 + reference.largest * 0x1p-20) * reference.magnitude[d] * 1.05 + 1e-7;
 }
 
 }  // namespace spkv_test

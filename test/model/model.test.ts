@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { totalmem } from 'node:os';
 import { loadModel, type SpkvError, type TextModel } from '../../lib/index.js';
 import { testDevice } from '../support/device.js';
 import { expectError } from '../support/errors.js';
@@ -162,10 +163,21 @@ test('a weight that is not a number is found, and names the layer', async () => 
   await sequence.dispose();
 });
 
+test('the pool is a quarter of the memory, and on a GPU most of what the weights leave free', async () => {
+  using target = testDevice();
+  const free = target.freeMemory;
+  using fresh = await loadModel(MODEL_DIR, { device: target });
+  const { capacityPages, pageBytes } = await fresh.cache.stats();
+  expect(pageBytes).toBe(target.pageBytes(fresh.config.headDim, fresh.cache.dtype));
+  if (free === null) expect(capacityPages).toBe(Math.floor(totalmem() / 4 / pageBytes));
+  else expect(capacityPages * pageBytes).toBeLessThanOrEqual(0.9 * free);
+  expect(capacityPages * pageBytes).toBeGreaterThan(0.2 * (free ?? totalmem()));
+});
+
 describe('bad arguments', () => {
   test.each<[string, string, () => unknown]>([
     ['an unknown option', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { thread: 2 } as never)],
-    ['a device that is not there', 'DEVICE', () => loadModel(MODEL_DIR, { device: 'cuda:0' })],
+    ['a device that is not there', 'DEVICE', () => loadModel(MODEL_DIR, { device: 'cuda:9999' })],
     ['a misspelt device', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device: 'cpuu' })],
     ['no threads', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { threads: 0 })],
     ['a cache type', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device, cacheDtype: 'f16' as never })],

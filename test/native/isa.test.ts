@@ -95,5 +95,5 @@ test('an instruction set is what was asked for, or an error', () => {
 
 test('a device that cannot be opened is an error, and leaves nothing behind', () => {
   // Past the check of openDevice, as a processor without the instructions would be.
-  expect(() => native().openDevice(1, false, 'mmx')).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }));
+  expect(() => native().openCpuDevice(1, false, 'mmx')).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }));
 });

@@ -54,6 +54,19 @@ describe.each(testDevices())('attention on %s', (_, device) => {
     }
   });
 
+  test('decoding: lists of any length, the same bits every time', async () => {
+    for (const [headDim, group] of [[64, 4], [128, 12]] as const) {
+      const shape: Shape = { layers: 2, kvHeads: 2, group, headDim, window: 64, slack: 5, dtype: 'bf16' };
+      const harness = new Harness(device, shape, random(headDim));
+      const members = [await harness.create(), await harness.create(), await harness.create()];
+      await harness.step(members, [400, 70, 0], [1, 0.3, 0, 0.5]);
+      for (let i = 0; i < 4; i++) await harness.step(members, [1, 1, 1], [1, 0.3, 0, 0.5], 30);
+      const step = harness.data(members, [1, 1, 1], [1, 1, 1, 1]);
+      const [first, second] = [await harness.attention(step), await harness.attention(step)];
+      first.forEach((out, layer) => expectSame(second[layer]!, out));
+    }
+  });
+
   test('a key or value that is no number is seen only by queries that see the pair', async () => {
     const harness = new Harness(device, SMALL, random(3));
     const members = [await harness.create(), await harness.create()];

@@ -1,6 +1,6 @@
 // Runs steps on a cache and on the reference side by side.
 import { attention, type Device, insert, type KvCache, positions, type Sequence, type SequenceStats, type Tensor } from '../../lib/ops.js';
-import { type Pair, ReferenceSequence } from './reference-attention.js';
+import { type Pair, ReferenceSequence, stored } from './reference-attention.js';
 
 export interface Shape {
   layers: number;
@@ -40,6 +40,8 @@ export class Harness {
   readonly shape: Shape;
   readonly cache: KvCache;
   readonly scale: number;
+  /** In what attention multiplies: a GPU takes queries and weights to a bf16 cache as bf16, if it has kernels for its shape. */
+  readonly #multiplied: 'f32' | 'bf16';
   readonly #uniform: () => number;
 
   constructor(device: Device, shape: Shape, uniform: () => number) {
@@ -47,6 +49,7 @@ export class Harness {
     this.shape = shape;
     this.#uniform = uniform;
     this.scale = 1 / Math.sqrt(shape.headDim);
+    this.#multiplied = device.name.startsWith('cuda') ? shape.dtype : 'f32';
     const { layers, kvHeads, headDim, window, slack, dtype, capacityPages = 4000 } = shape;
     this.cache = device.createCache({ layers, kvHeads, headDim, window, slack, dtype, capacityPages });
   }
@@ -70,11 +73,13 @@ export class Harness {
       const keep = density < 0 ? Math.floor((i % (T * G)) / G) === Math.floor(T / 2) : this.#uniform() < density;
       return keep ? 0.5 + this.#uniform() / 2 : this.#uniform() * 0.499;
     };
+    // Where rounding to bf16 is the coarsest error, half of the steps have numbers that it leaves as they are.
+    const dtype = this.#multiplied === 'bf16' && this.#uniform() < 0.5 ? 'bf16' : 'f32';
     return {
       members, offsets, tokens: T,
-      q: this.#numbers(L * T * G * group * D, 3),
-      keys: this.#numbers(L * T * G * D, 2),
-      values: this.#numbers(L * T * G * D, 2),
+      q: stored(this.#numbers(L * T * G * group * D, 3), dtype),
+      keys: stored(this.#numbers(L * T * G * D, 2), dtype),
+      values: stored(this.#numbers(L * T * G * D, 2), dtype),
       utilities: densities && Float32Array.from({ length: L * T * G }, (_, i) => utility(i)),
     };
   }
@@ -158,7 +163,7 @@ export class Harness {
       const list = layer * G + Math.floor(h / group);
       const row = (step.offsets[b]! + i) * H + h;
       const q = step.q.subarray((layer * step.tokens * H + row) * D, (layer * step.tokens * H + row + 1) * D);
-      const expected = reference.attend(q, list, this.pairs(step, b, list), reference.length + i, window, this.scale);
+      const expected = reference.attend(q, list, this.pairs(step, b, list), reference.length + i, window, this.scale, this.#multiplied);
       for (let d = 0; d < D; d++) {
         const error = Math.abs(outs[layer]![row * D + d]! - expected.out[d]!);
         if (!(error <= expected.tolerance)) {

@@ -1,9 +1,10 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { type Device, type DeviceOptions, liveAllocations, openDevice } from '../../lib/ops.js';
 
-/** The device that the operation tests run on: SPKV_TEST_DEVICE, the CPU unless told otherwise. */
+/** The device that the operation tests run on: SPKV_TEST_DEVICE, the CPU unless told otherwise. `options` are for the CPU. */
 export function testDevice(options?: DeviceOptions): Device {
-  return openDevice(process.env['SPKV_TEST_DEVICE'] ?? 'cpu', options);
+  const name = process.env['SPKV_TEST_DEVICE'] ?? 'cpu';
+  return name === 'cpu' ? openDevice(name, options) : openDevice(name);
 }
 
 const { imul } = Math; // Jest looks globals up slowly

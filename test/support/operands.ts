@@ -7,6 +7,7 @@ import { testDevice } from './device.js';
 
 /** Half the distance of 1 to the next number: the largest relative error of one rounding. */
 export const F32_ROUNDING = 2 ** -24;
+export const BF16_ROUNDING = 2 ** -8;
 
 /** The test device; on the CPU once per instruction set that this processor has, with two threads. */
 export function testDevices(): [string, Device][] {

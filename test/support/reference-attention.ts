@@ -1,9 +1,9 @@
 // The oracle of the attention tests: plain loops in float64 over every pair that a sequence ever had.
 import { bf16ToFloats, floatsToBf16 } from '../../lib/ops.js';
-import { F32_ROUNDING } from './operands.js';
+import { BF16_ROUNDING, F32_ROUNDING } from './operands.js';
 
 // Jest looks globals up slowly, and these loops are long.
-const { abs, exp, max } = Math;
+const { abs, exp, expm1, max } = Math;
 const ABSENT = -Infinity;
 
 export interface Pair {
@@ -14,16 +14,18 @@ export interface Pair {
 
 export interface Attended {
   out: Float64Array;
-  /** How far an f32 computation may be off, from the roundings that it cannot avoid. */
+  /** How far a computation may be off, from the roundings that it cannot avoid. */
   tolerance: number;
 }
 
 /**
  * One query row over pairs with gates that are added to the scores; -Infinity removes a pair. A score is off by
  * at most D + 2 roundings of its terms' sizes, a weight by that twice (it is divided by a sum of weights), by the
- * exponential and by one rounding for every pair added.
+ * exponential and by one rounding for every pair added. `multiplied` in bf16, see `bf16Tolerance`, too.
  */
-export function attend(q: ArrayLike<number>, pairs: readonly Pair[], gates: ArrayLike<number>, scale: number): Attended {
+export function attend(
+  q: ArrayLike<number>, pairs: readonly Pair[], gates: ArrayLike<number>, scale: number, multiplied: 'f32' | 'bf16' = 'f32',
+): Attended {
   const D = q.length;
   const scores = new Float64Array(pairs.length);
   let size = 0;
@@ -58,7 +60,35 @@ export function attend(q: ArrayLike<number>, pairs: readonly Pair[], gates: Arra
   }
   for (let d = 0; d < D; d++) out[d]! /= sum;
   const relative = 2 * (D + 2) * size + 2 * (seen + 8);
-  return { out, tolerance: F32_ROUNDING * relative * max(largest, 2 ** -40) };
+  let tolerance = F32_ROUNDING * relative * max(largest, 2 ** -40);
+  if (multiplied === 'bf16') tolerance += bf16Tolerance(q, pairs, scores.map((score) => exp(score - highest) / sum), scale, largest);
+  return { out, tolerance };
+}
+
+/**
+ * What more it costs to multiply bf16 numbers. With the query and the keys rounded, score s is off by at most
+ *
+ *   shift[s] = |scale| * sum_d |q[d]| e(k[s, d]) + e(q[d]) |k[s, d]| + e(q[d]) e(k[s, d]),   e(x) = |x - bf16(x)|
+ *
+ * which changes out = sum_s w[s] v[s] by at most sum_s w[s] (exp(shift[s]) - 1) exp(max shift) |v[s] - out|, and
+ * |v[s] - out| <= 2 largest. To that come e(v[s]), and one rounding of each weight. Numbers that are bf16 cost the
+ * rounding of the weights only.
+ */
+function bf16Tolerance(q: ArrayLike<number>, pairs: readonly Pair[], weights: Float64Array, scale: number, largest: number): number {
+  const errorsOf = (row: ArrayLike<number>) => stored(Float32Array.from(row), 'bf16').map((x, d) => abs(x - row[d]!));
+  const queryErrors = errorsOf(q);
+  let [shifted, worst, valueError] = [0, 0, 0];
+  pairs.forEach(({ key, value }, s) => {
+    if (weights[s] === 0) return;
+    const keyErrors = errorsOf(key);
+    let shift = 0;
+    for (let d = 0; d < q.length; d++) shift += abs(q[d]!) * keyErrors[d]! + queryErrors[d]! * (abs(key[d]!) + keyErrors[d]!);
+    shift *= abs(scale);
+    shifted += weights[s]! * expm1(shift);
+    worst = max(worst, shift);
+    valueError = max(valueError, ...errorsOf(value));
+  });
+  return 2 * largest * shifted * exp(worst) + valueError + BF16_ROUNDING * (largest + valueError);
 }
 
 /** Everything that a sequence was given, list by list: [layers * kvHeads] of one pair per position. */
@@ -94,14 +124,15 @@ export class ReferenceSequence {
   }
 
   /** The query at position t, over its list and the pairs of its own step. */
-  attend(q: ArrayLike<number>, list: number, step: readonly Pair[], t: number, window: number, scale: number): Attended {
+  attend(q: ArrayLike<number>, list: number, step: readonly Pair[], t: number, window: number, scale: number, multiplied: 'f32' | 'bf16'): Attended {
     const visible = (pair: Pair, s: number) => s <= t && (t - s < window || pair.utility >= this.threshold);
     const cached = this.lists[list]!;
     const pairs = [...cached.filter(visible), ...step.filter((pair, i) => visible(pair, cached.length + i))];
-    return attend(q, pairs, new Float64Array(pairs.length), scale);
+    return attend(q, pairs, new Float64Array(pairs.length), scale, multiplied);
   }
 }
 
-function stored(row: Float32Array, dtype: 'f32' | 'bf16'): Float32Array {
+/** A row as a tensor of `dtype` holds it. */
+export function stored(row: Float32Array, dtype: 'f32' | 'bf16'): Float32Array {
   return dtype === 'f32' ? row : bf16ToFloats(floatsToBf16(row));
 }

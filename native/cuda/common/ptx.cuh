@@ -100,15 +100,19 @@ __device__ __forceinline__ void wait_for_copy_groups() {
   asm volatile("cp.async.wait_group %0;" ::"n"(newest) : "memory");
 }
 
-// --- Programmatic dependent launch.
+// --- Programmatic dependent launch. Before compute capability 9.0 launches do not overlap.
 
 // Returns when the launches before this one are complete and their writes are visible.
 __device__ __forceinline__ void wait_for_previous_launch() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 __device__ __forceinline__ void allow_next_launch() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 // --- Matrix fragments. With g = lane / 4 and t = lane % 4, an 8x8 matrix of 16-bit numbers has elements

@@ -55,8 +55,9 @@ uint8_t* from_shared_address(uint32_t address);
 using EndCheck = void (*)();
 extern EndCheck end_check;
 
-inline int lane() {
-  return static_cast<int>((threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32);
+inline int thread_number() {
+  return static_cast<int>(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z));
 }
+inline int lane() { return thread_number() % 32; }
 
 }  // namespace spkv_emulator

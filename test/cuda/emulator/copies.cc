@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <vector>
 
 #include "emulator/block.h"
@@ -53,8 +54,26 @@ void complete_copies(Barrier* barrier) {
   end_phase_if_complete(barrier);
 }
 
+// Copies of 16 bytes, as one thread has started them.
+struct SmallCopy {
+  uint8_t* to;
+  const void* from;
+  uint32_t bytes;
+  int group;
+};
+
+struct ThreadCopies {
+  std::vector<SmallCopy> under_way;
+  int group = 0;  // that the next copy belongs to
+};
+
+std::map<int, ThreadCopies> small_copies;  // by thread
+
 void check_end() {
   if (!under_way.empty()) fail("the block has ended before its bulk copies");
+  for (const auto& [thread, copies] : small_copies)
+    if (!copies.under_way.empty()) fail("thread %d has ended before its copies", thread);
+  small_copies.clear();
 }
 
 }  // namespace
@@ -89,6 +108,29 @@ void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) 
   memset(target, 0xff, bytes);
   under_way.push_back({target, from, bytes, barrier_at(barrier)});
   if (has_waiters(barrier_at(barrier))) complete_copies(barrier_at(barrier));
+}
+
+void copy_16(uint32_t to, const void* from, uint32_t bytes) {
+  if (to % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0 || bytes > 16)
+    fail("copy of %u bytes from %p to shared address %u: not multiples of 16", bytes, from, to);
+  end_check = check_end;
+  memset(from_shared_address(to), 0xff, 16);
+  ThreadCopies& copies = small_copies[thread_number()];
+  copies.under_way.push_back({from_shared_address(to), from, bytes, copies.group});
+}
+
+void end_copy_group() { small_copies[thread_number()].group++; }
+
+void wait_for_copy_groups(int newest) {
+  ThreadCopies& copies = small_copies[thread_number()];
+  auto is_due = [&](const SmallCopy& copy) { return copy.group < copies.group - newest; };
+  for (const SmallCopy& copy : copies.under_way) {
+    if (!is_due(copy)) continue;
+    memset(copy.to, 0, 16);
+    memcpy(copy.to, copy.from, copy.bytes);
+  }
+  copies.under_way.erase(std::remove_if(copies.under_way.begin(), copies.under_way.end(), is_due),
+                         copies.under_way.end());
 }
 
 }  // namespace spkv_emulator

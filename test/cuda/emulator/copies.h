@@ -14,4 +14,11 @@ void barrier_wait(uint32_t barrier, uint32_t parity);
 
 void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier);
 
+// Copies of 16 bytes that only the thread that starts them waits for, by groups. Bytes behind the first
+// `bytes` are written as 0.
+void copy_16(uint32_t to, const void* from, uint32_t bytes);
+void end_copy_group();
+// Returns when at most `newest` groups of this thread are under way.
+void wait_for_copy_groups(int newest);
+
 }  // namespace spkv_emulator

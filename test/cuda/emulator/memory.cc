@@ -1,4 +1,5 @@
 // Memory of the emulated device: allocations of the host that begin as NaN, so that what nobody wrote shows.
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -38,18 +39,18 @@ cudaError_t allocate(void** pointer, size_t bytes) {
   return cudaSuccess;
 }
 
-void release(void* pointer) {
+cudaError_t release(void* pointer) {
+  if (!pointer) return cudaSuccess;
   std::lock_guard<std::mutex> lock(guard);
   auto at = allocations.find(static_cast<char*>(pointer));
+  if (at == allocations.end()) return result(cudaErrorInvalidValue);
   allocated -= at->second;
   allocations.erase(at);
   free(pointer);
+  return cudaSuccess;
 }
 
-bool is_allocation(const void* pointer) {
-  std::lock_guard<std::mutex> lock(guard);
-  return allocations.count(static_cast<const char*>(pointer)) > 0;
-}
+bool is_capturing(cudaStream_t stream) { return stream && stream->capture; }
 
 bool fits(cudaMemcpyKind kind, const void* to, size_t to_bytes, const void* from, size_t from_bytes) {
   if (kind == cudaMemcpyDefault) return true;
@@ -86,23 +87,35 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
 }
 
 cudaError_t cudaFree(void* pointer) {
-  if (!pointer) return cudaSuccess;
-  cudaError_t error = forbid_capture();
-  if (error) return error;
-  if (!is_allocation(pointer)) return result(cudaErrorInvalidValue);
-  release(pointer);
-  return cudaSuccess;
+  cudaError_t error = pointer ? forbid_capture() : cudaSuccess;
+  return error ? error : release(pointer);
 }
 
 cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t stream) {
-  cudaError_t error = forbid_capture(stream);
-  return error ? error : allocate(pointer, bytes);
+  return is_capturing(stream) ? result(cudaErrorStreamCaptureUnsupported) : allocate(pointer, bytes);
 }
 
 cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
-  cudaError_t error = forbid_capture(stream);
-  return error ? error : cudaFree(pointer);
+  if (is_capturing(stream)) return result(cudaErrorStreamCaptureUnsupported);
+  return release(pointer);
 }
+
+// The pool has nothing in store: what is free is free.
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
+  *pool = nullptr;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
+
+cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr attribute, void* value) {
+  if (attribute == cudaMemPoolAttrReleaseThreshold) return result(cudaErrorNotSupported);
+  std::lock_guard<std::mutex> lock(guard);
+  *static_cast<uint64_t*>(value) = allocated;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
 
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
   cudaError_t error = forbid_capture();

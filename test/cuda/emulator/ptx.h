@@ -42,18 +42,16 @@ inline void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t ba
   spkv_emulator::bulk_copy(to, from, bytes, barrier);
 }
 
-// --- Copies of 16 bytes: done as soon as they are started.
+// --- Copies of 16 bytes
 
 inline void copy_16(uint32_t to, const void* from, uint32_t bytes) {
-  if (to % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0)
-    spkv_emulator::fail("copy_16 from %p to %u", from, to);
-  uint8_t* target = spkv_emulator::from_shared_address(to);
-  memset(target, 0, 16);
-  if (bytes > 0) memcpy(target, from, bytes);
+  spkv_emulator::copy_16(to, from, bytes);
 }
-inline void end_copy_group() {}
+inline void end_copy_group() { spkv_emulator::end_copy_group(); }
 template <int newest>
-void wait_for_copy_groups() {}
+void wait_for_copy_groups() {
+  spkv_emulator::wait_for_copy_groups(newest);
+}
 
 // --- Programmatic dependent launch: launches run one after another.
 

@@ -35,12 +35,8 @@ cudaError_t result(cudaError_t error) {
 }
 
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> command) {
-  if (!stream || !stream->capture) {
-    command();
-    return cudaSuccess;
-  }
-  if (stream->invalidated) return result(cudaErrorStreamCaptureInvalidated);
-  stream->capture->commands.push_back(std::move(command));
+  if (stream) return stream->enqueue(std::move(command));
+  command();
   return cudaSuccess;
 }
 
@@ -84,6 +80,17 @@ cudaError_t launch_kernel(const cudaLaunchConfig_t& config, const void* kernel, 
 }
 
 }  // namespace spkv_emulator
+
+cudaError_t CUstream_st::enqueue(std::function<void()> command) {
+  if (!capture) {
+    command();
+  } else if (invalidated) {
+    return spkv_emulator::result(cudaErrorStreamCaptureInvalidated);
+  } else {
+    capture->commands.push_back(std::move(command));
+  }
+  return cudaSuccess;
+}
 
 using spkv_emulator::enqueue;
 using spkv_emulator::forbid_capture;

@@ -15,6 +15,10 @@ struct CUgraphExec_st {
   Commands commands;
 };
 struct CUstream_st {
+  virtual ~CUstream_st() = default;
+  // Runs the command, or records it while the stream is captured. Virtual, so that other libraries reach it.
+  virtual cudaError_t enqueue(std::function<void()> command);
+
   CUgraph_st* capture = nullptr;
   bool invalidated = false;  // what is captured cannot be a graph
   cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
@@ -24,7 +28,7 @@ namespace spkv_emulator {
 
 // Keeps the error for cudaGetLastError, and returns it.
 cudaError_t result(cudaError_t error);
-// Runs the command, or records it while the stream is captured.
+// The same for a stream that may be the default one.
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> command);
 // The error of a call that waits or allocates, which a capture forbids; cudaSuccess outside.
 cudaError_t forbid_capture(cudaStream_t stream = nullptr);

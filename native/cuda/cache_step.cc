@@ -1,0 +1,190 @@
+// What the operations on the cache ask before they enqueue: is the step valid, and is there room for it. The
+// host answers from upper bounds; it asks the device only where those do not suffice.
+#include <algorithm>
+
+#include "cuda/cache.h"
+
+namespace spkv {
+namespace cuda {
+
+Status CudaCache::read_step(const View& slots, const View& offsets) {
+  Status status;
+  step_slots_.clear();
+  if (slots.shape[0] > 0) {
+    const int32_t* values = context_.host_values(slots, &status);
+    if (!values) return status;
+    step_slots_.assign(values, values + slots.shape[0]);
+  }
+  const int32_t* values = context_.host_values(offsets, &status);
+  if (!values) return status;
+  step_offsets_.assign(values, values + slots.shape[0] + 1);
+  return Status();
+}
+
+// All but the lengths.
+Status CudaCache::check_step(int64_t tokens) {
+  size_t batch = step_slots_.size();
+  step_++;
+  bool rising = step_offsets_[0] == 0 && step_offsets_[batch] == tokens;
+  for (size_t b = 0; b < batch; b++) {
+    rising = rising && step_offsets_[b] <= step_offsets_[b + 1];
+    SPKV_RETURN_IF_ERROR(check(step_slots_[b]));
+    Sequence& named = sequence(step_slots_[b]);
+    if (named.seen == step_)
+      return fail(Code::kInvalidArgument, "Expected different sequences for slots but %d is there twice",
+                  step_slots_[b]);
+    named.seen = step_;
+  }
+  if (!rising)
+    return fail(Code::kInvalidArgument, "Expected offsets to rise from 0 to %lld, the number of new tokens",
+                static_cast<long long>(tokens));
+  return Status();
+}
+
+bool CudaCache::may_share(const std::vector<int32_t>& slots) const {
+  return std::any_of(slots.begin(), slots.end(),
+                     [this](int32_t slot) { return sequence(slot).family.use_count() > 1; });
+}
+
+// In any list, when `tokens` more have arrived.
+int64_t CudaCache::kept_at_most(const Sequence& sequence, int64_t tokens) const {
+  return std::min(sequence.kept + tokens,
+                  std::max<int64_t>(0, sequence.length + tokens - geometry_.window));
+}
+
+bool CudaCache::fits(const Sequence& sequence, int64_t tokens) const {
+  return sequence.length + tokens <= INT32_MAX &&
+         table_pages_for(kept_at_most(sequence, tokens)) <= state_.table_pages;
+}
+
+// The lengths and counts that are true once everything enqueued has run. Waits for it.
+Status CudaCache::refresh() {
+  std::vector<int32_t> lengths(static_cast<size_t>(state_.sequences)), kept;
+  SPKV_RETURN_IF_ERROR(read(lengths.data(), state_.length, int64_t{state_.sequences} * 4));
+  for (size_t slot = 0; slot < sequences_.size(); slot++) {
+    Sequence& live = sequences_[slot];
+    if (!live.live) continue;
+    SPKV_RETURN_IF_ERROR(read_lists(&kept, state_.kept, static_cast<int32_t>(slot), 1));
+    live.length = lengths[slot];
+    live.kept = *std::max_element(kept.begin(), kept.end());
+  }
+  return Status();
+}
+
+// For twice the step's tokens: what is recorded behind this step finds room, too.
+Status CudaCache::make_room() {
+  auto tokens = [&](size_t b) { return int64_t{step_offsets_[b + 1]} - step_offsets_[b]; };
+  auto all_fit = [&](int64_t times) {
+    for (size_t b = 0; b < step_slots_.size(); b++)
+      if (!fits(sequence(step_slots_[b]), times * tokens(b))) return false;
+    return true;
+  };
+  if (all_fit(2)) return Status();
+  SPKV_RETURN_IF_ERROR(refresh());
+  int64_t most = 0;
+  for (size_t b = 0; b < step_slots_.size(); b++) {
+    const Sequence& grows = sequence(step_slots_[b]);
+    if (grows.length + tokens(b) > INT32_MAX)
+      return fail(Code::kOutOfRange, "A sequence cannot have more than %d tokens", INT32_MAX);
+    most = std::max(most, table_pages_for(kept_at_most(grows, 2 * tokens(b))));
+  }
+  if (most <= state_.table_pages) return Status();
+  int64_t doubled = std::min(int64_t{2} * state_.table_pages,
+                             geometry_.ring_pages() + geometry_.capacity_pages);
+  return grow(state_.sequences, std::max(most, doubled));
+}
+
+bool CudaCache::holds(const Recorded& recorded) const {
+  auto same = [this](const View& view, const std::vector<int32_t>& expected) {
+    Status status;
+    if (expected.empty()) return true;
+    const int32_t* values = context_.host_values(view, &status);
+    return values && std::equal(expected.begin(), expected.end(), values);
+  };
+  if (recorded.layout != layout_ || !same(recorded.slots_view, recorded.slots) ||
+      !same(recorded.offsets_view, recorded.offsets))
+    return false;
+  for (size_t b = 0; b < recorded.slots.size(); b++) {
+    int64_t tokens = int64_t{recorded.offsets[b + 1]} - recorded.offsets[b];
+    if (!check(recorded.slots[b]).ok() ||
+        !fits(sequence(recorded.slots[b]), recorded.before[b] + tokens))
+      return false;
+  }
+  return may_share(recorded.slots) == recorded.shared;
+}
+
+// Tells the recording under way what the step depends on.
+void CudaCache::announce(Context& context, const View& slots, const View& offsets, const Step& step) {
+  if (recording_ != context.recording_number()) {
+    recording_ = context.recording_number();
+    for (Sequence& each : sequences_) each.recorded = 0;
+    announced_ = Recorded();
+  }
+  Recorded recorded{slots, offsets, step_slots_, step_offsets_, {}, layout_, step.shared};
+  for (int32_t slot : step_slots_) recorded.before.push_back(sequence(slot).recorded);
+  // Every layer's attention comes here with the same step.
+  if (announced_.layout == layout_ && announced_.slots_view.data == slots.data &&
+      announced_.offsets_view.data == offsets.data && announced_.slots == recorded.slots &&
+      announced_.offsets == recorded.offsets && announced_.before == recorded.before)
+    return;
+  announced_ = recorded;
+  context.depend([this, recorded] { return holds(recorded); });
+}
+
+Status CudaCache::begin_step(Context& context, const View& slots, const View& offsets, int64_t tokens,
+                             Step* step) {
+  SPKV_RETURN_IF_ERROR(read_step(slots, offsets));
+  SPKV_RETURN_IF_ERROR(check_step(tokens));
+  // A recording for which there is no room depends on there being some.
+  if (!context.recording()) SPKV_RETURN_IF_ERROR(make_room());
+  *step = Step();
+  step->batch = static_cast<int>(step_slots_.size());
+  step->tokens = tokens;
+  step->slots = step_slots_.data();
+  step->offsets = step_offsets_.data();
+  step->device_slots = slots.as<int32_t>();
+  step->device_offsets = offsets.as<int32_t>();
+  step->decode = step->batch > 0;
+  for (int b = 0; b < step->batch; b++) {
+    int64_t count = int64_t{step_offsets_[b + 1]} - step_offsets_[b];
+    step->longest = std::max(step->longest, count);
+    step->decode = step->decode && count == 1;
+  }
+  step->shared = may_share(step_slots_);
+  if (context.recording()) announce(context, slots, offsets, *step);
+  return Status();
+}
+
+Status CudaCache::plan(Context& context, const Step& step, StepPlan* plan) {
+  plan_.batch = step.batch;
+  *plan = plan_;
+  PlanKey key{content_, context.recording_number(), {step.slots, step.slots + step.batch}};
+  if (key == plan_key_) return Status();
+  SPKV_RETURN_IF_ERROR(
+      cuda::check(plan_step({state_, plan_, step.device_slots}, context.stream()), "planning a step"));
+  plan_key_ = std::move(key);
+  // A replay overwrites what was planned since.
+  if (context.recording()) context.on_replay([this] { plan_key_ = PlanKey(); });
+  return Status();
+}
+
+void CudaCache::inserted(Context& context, const Step& step) {
+  std::vector<int32_t> slots(step.slots, step.slots + step.batch);
+  std::vector<int32_t> offsets(step.offsets, step.offsets + step.batch + 1);
+  auto advance = [this, slots, offsets] {
+    for (size_t b = 0; b < slots.size(); b++) {
+      Sequence& longer = sequence(slots[b]);
+      int64_t tokens = int64_t{offsets[b + 1]} - offsets[b];
+      longer.kept = kept_at_most(longer, tokens);
+      longer.length += tokens;
+    }
+    content_++;
+  };
+  if (!context.recording()) return advance();
+  for (int b = 0; b < step.batch; b++) sequence(slots[b]).recorded += offsets[b + 1] - offsets[b];
+  content_++;
+  context.on_replay(advance);
+}
+
+}  // namespace cuda
+}  // namespace spkv

@@ -1,0 +1,100 @@
+// The matrix product and the packing of its weights, see ops/matmul.h. The product is cuBLASLt's. With bf16
+// weights, x is rounded to bf16 first, for the tensor cores; the sums are in f32. The bias, or 0 where there
+// is nothing to add up, is written to `out` before and the product is added to it.
+//
+// A packed weight is its rows one after another.
+#include "ops/matmul.h"
+
+#include "cuda/common/launch.cuh"
+#include "cuda/context.h"
+#include "cuda/convert.h"
+#include "cuda/matrix_library.h"
+#include "cuda/operations.h"
+
+namespace spkv {
+namespace cuda {
+namespace {
+
+Rows rows_of(const View& view) { return {view.data, view.dtype, view.stride[0]}; }
+
+// The distance of rows; that of a single row may be anything.
+int64_t leading(const View& view) { return view.stride[0] > view.shape[1] ? view.stride[0] : view.shape[1]; }
+
+// Every row of `out` becomes the bias, or 0 without one.
+Status fill(const View& out, const View& bias, cudaStream_t stream) {
+  const int64_t rows = out.shape[0], columns = out.shape[1];
+  if (!bias) {
+    return check(cudaMemset2DAsync(out.data, static_cast<size_t>(leading(out)) * 4, 0,
+                                   static_cast<size_t>(columns) * 4, static_cast<size_t>(rows), stream),
+                 "matmul clears its output");
+  }
+  return check(convert_rows(rows_of(out), {bias.data, bias.dtype, 0}, rows, columns, stream),
+               "matmul writes its bias");
+}
+
+// Whether cuBLASLt can read the rows as they are. Views may repeat a row, or overlap.
+bool readable(const View& view, DType dtype) {
+  return view.dtype == dtype && (view.shape[0] == 1 || view.stride[0] >= view.shape[1]);
+}
+
+int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
+
+}  // namespace
+
+Status matmul(const MatmulParams& params, Execution& execution) {
+  Context& context = cuda::context(execution);
+  const View &x = params.x, &weight = params.weight, &out = params.out;
+  const int64_t rows = out.shape[0], columns = out.shape[1], depth = x.shape[1];
+  if (rows == 0 || columns == 0) return Status();
+  if (params.bias || depth == 0) SPKV_RETURN_IF_ERROR(fill(out, params.bias, context.stream()));
+  if (depth == 0) return Status();
+
+  Product product;
+  product.rows = rows, product.columns = columns, product.depth = depth;
+  product.out = out.as<float>(), product.out_stride = leading(out);
+  product.x = x.data, product.x_stride = leading(x);
+  product.weight = weight.data, product.weight_stride = leading(weight);
+  product.dtype = weight.dtype;
+  product.accumulate = static_cast<bool>(params.bias);
+
+  // What cannot be read as it is goes through scratch memory, in rows that start at multiples of 16 bytes.
+  const bool copy_x = !readable(x, weight.dtype), copy_weight = !readable(weight, weight.dtype);
+  if (copy_x || copy_weight) {
+    const int64_t stride = round_up(depth, 8), element = dtype_bytes(weight.dtype);
+    const int64_t x_bytes = copy_x ? rows * stride * element : 0;
+    const int64_t weight_bytes = copy_weight ? columns * stride * element : 0;
+    Status status;
+    void* scratch = context.scratch(Scratch::kConverted, x_bytes + weight_bytes, &status);
+    if (!scratch) return status;
+    if (copy_x) {
+      SPKV_RETURN_IF_ERROR(
+          check(convert_rows({scratch, weight.dtype, stride}, rows_of(x), rows, depth, context.stream()),
+                "matmul converts x"));
+      product.x = scratch, product.x_stride = stride;
+    }
+    if (copy_weight) {
+      void* to = static_cast<char*>(scratch) + x_bytes;
+      SPKV_RETURN_IF_ERROR(
+          check(convert_rows({to, weight.dtype, stride}, rows_of(weight), columns, depth, context.stream()),
+                "matmul copies its weight"));
+      product.weight = to, product.weight_stride = stride;
+    }
+  }
+  return context.matrices().multiply(product, context);
+}
+
+Status pack_weight(const PackWeightParams& params, Execution& execution) {
+  const int64_t depth = params.out.shape[1];
+  char* to = params.out.as<char>();
+  for (int i = 0; i < params.count; i++) {
+    const View& source = params.sources[i];
+    SPKV_RETURN_IF_ERROR(check(convert_rows({to, params.out.dtype, depth}, rows_of(source), source.shape[0],
+                                            depth, context(execution).stream()),
+                               "packing a weight"));
+    to += source.shape[0] * depth * dtype_bytes(params.out.dtype);
+  }
+  return Status();
+}
+
+}  // namespace cuda
+}  // namespace spkv

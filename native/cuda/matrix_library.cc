@@ -1,0 +1,249 @@
+#include "cuda/matrix_library.h"
+
+#include <dlfcn.h>
+
+#include <array>
+#include <cstdlib>
+#include <map>
+#include <string>
+
+#include "cuda/context.h"
+
+namespace spkv {
+namespace cuda {
+namespace {
+
+// The part of cuBLASLt's interface that is used here, in our words; the numbers are those of NVIDIA's
+// reference (docs.nvidia.com/cuda/cublas, "Using the cuBLASLt API") and the same in versions 12 and 13.
+enum DataType : int32_t { kReal32 = 0, kRealBF16 = 14 };  // cudaDataType_t
+enum ComputeType : int32_t { kCompute32 = 68 };           // CUBLAS_COMPUTE_32F: no TF32
+enum MatrixOperation : int32_t { kTransposed = 1 };       // CUBLAS_OP_T
+enum DescriptionAttribute : int32_t { kTransposeA = 3 };  // CUBLASLT_MATMUL_DESC_TRANSA
+enum PreferenceAttribute : int32_t {                      // CUBLASLT_MATMUL_PREF_*
+  kMaxWorkspaceBytes = 1,
+  kAlignmentA = 5,
+  kAlignmentB = 6,
+  kAlignmentC = 7,
+  kAlignmentD = 8,
+};
+
+struct Algorithm {  // cublasLtMatmulAlgo_t
+  uint64_t data[8];
+};
+
+struct Heuristic {  // cublasLtMatmulHeuristicResult_t
+  Algorithm algorithm;
+  size_t workspace_bytes;
+  int32_t status;
+  float waves;
+  int32_t reserved[4];
+};
+static_assert(sizeof(Heuristic) == 96, "as in cublasLt.h");
+
+// Every function that is opened, with its parameters; all return a status, 0 for success.
+#define SPKV_CUBLASLT(X)                                                                                     \
+  X(cublasLtCreate, (void** handle))                                                                         \
+  X(cublasLtDestroy, (void* handle))                                                                         \
+  X(cublasLtMatmulDescCreate, (void** description, int32_t compute, int32_t scale))                          \
+  X(cublasLtMatmulDescDestroy, (void* description))                                                          \
+  X(cublasLtMatmulDescSetAttribute, (void* description, int32_t attribute, const void* value, size_t bytes)) \
+  X(cublasLtMatrixLayoutCreate, (void** layout, int32_t type, uint64_t rows, uint64_t columns, int64_t ld))  \
+  X(cublasLtMatrixLayoutDestroy, (void* layout))                                                             \
+  X(cublasLtMatmulPreferenceCreate, (void** preference))                                                     \
+  X(cublasLtMatmulPreferenceDestroy, (void* preference))                                                     \
+  X(cublasLtMatmulPreferenceSetAttribute,                                                                    \
+    (void* preference, int32_t attribute, const void* value, size_t bytes))                                  \
+  X(cublasLtMatmulAlgoGetHeuristic, (void* handle, void* description, void* a, void* b, void* c, void* d,    \
+                                     void* preference, int wanted, Heuristic* results, int* found))          \
+  X(cublasLtMatmul,                                                                                          \
+    (void* handle, void* description, const void* alpha, const void* a, void* a_layout, const void* b,       \
+     void* b_layout, const void* beta, const void* c, void* c_layout, void* d, void* d_layout,               \
+     const Algorithm* algorithm, void* workspace, size_t workspace_bytes, cudaStream_t stream))
+
+struct Functions {
+#define SPKV_ENTRY(name, parameters) int(*name) parameters = nullptr;
+  SPKV_CUBLASLT(SPKV_ENTRY)
+#undef SPKV_ENTRY
+};
+
+// What distinguishes products for which different algorithms may be best: sizes, strides, alignments, dtype.
+using Key = std::array<int64_t, 10>;
+
+// A product that has been prepared: its description, and the algorithm chosen for it.
+struct Plan {
+  const Functions* functions;
+  void* description = nullptr;
+  void* weight = nullptr;  // layouts
+  void* x = nullptr;
+  void* out = nullptr;
+  Heuristic choice = {};
+
+  explicit Plan(const Functions* functions) : functions(functions) {}
+  Plan(const Plan&) = delete;
+  ~Plan() {
+    if (out) functions->cublasLtMatrixLayoutDestroy(out);
+    if (x) functions->cublasLtMatrixLayoutDestroy(x);
+    if (weight) functions->cublasLtMatrixLayoutDestroy(weight);
+    if (description) functions->cublasLtMatmulDescDestroy(description);
+  }
+};
+
+constexpr size_t kWorkspaceBytes = size_t{32} << 20;
+constexpr size_t kMaxPlans = 4096;  // prompts come in all lengths
+
+uint32_t alignment_of(const void* pointer) {
+  uintptr_t address = reinterpret_cast<uintptr_t>(pointer) | 256;
+  return static_cast<uint32_t>(address & (~address + 1));
+}
+
+Status check_call(int status, const char* function) {
+  return status == 0 ? Status() : fail(Code::kInternal, "%s failed with status %d", function, status);
+}
+
+class CublasLt : public MatrixLibrary {
+ public:
+  CublasLt(const Functions& functions, void* handle) : functions_(functions), handle_(handle) {}
+  ~CublasLt() override {
+    plans_.clear();
+    functions_.cublasLtDestroy(handle_);
+  }
+
+  Status multiply(const Product& product, Context& context) override {
+    Status status;
+    void* workspace =
+        context.scratch(Scratch::kMatrixWorkspace, static_cast<int64_t>(kWorkspaceBytes), &status);
+    if (!workspace) return status;
+    const Plan* plan = nullptr;
+    SPKV_RETURN_IF_ERROR(find(product, &plan));
+    float alpha = 1, beta = product.accumulate ? 1.0f : 0.0f;
+    return check_call(
+        functions_.cublasLtMatmul(handle_, plan->description, &alpha, product.weight, plan->weight, product.x,
+                                  plan->x, &beta, product.out, plan->out, product.out, plan->out,
+                                  &plan->choice.algorithm, workspace, kWorkspaceBytes, context.stream()),
+        "cublasLtMatmul");
+  }
+
+ private:
+  Status find(const Product& product, const Plan** plan) {
+    Key key = {product.rows,
+               product.columns,
+               product.depth,
+               product.out_stride,
+               product.x_stride,
+               product.weight_stride,
+               alignment_of(product.out),
+               alignment_of(product.x),
+               alignment_of(product.weight),
+               static_cast<int64_t>(product.dtype)};
+    auto known = plans_.find(key);
+    if (known == plans_.end()) {
+      auto made = std::make_unique<Plan>(&functions_);
+      SPKV_RETURN_IF_ERROR(prepare(product, made.get()));
+      if (plans_.size() >= kMaxPlans) plans_.clear();
+      known = plans_.emplace(key, std::move(made)).first;
+    }
+    *plan = known->second.get();
+    return Status();
+  }
+
+  // cuBLASLt counts matrices by columns: our rows are its columns. So with A = weight [K, N] transposed and
+  // B = x [K, T] it makes D [N, T], which is our out [T, N].
+  Status prepare(const Product& product, Plan* plan) {
+    const Functions& f = functions_;
+    const int32_t type = product.dtype == DType::kBF16 ? kRealBF16 : kReal32;
+    const uint64_t n = static_cast<uint64_t>(product.columns), t = static_cast<uint64_t>(product.rows),
+                   k = static_cast<uint64_t>(product.depth);
+    SPKV_RETURN_IF_ERROR(check_call(f.cublasLtMatmulDescCreate(&plan->description, kCompute32, kReal32),
+                                    "cublasLtMatmulDescCreate"));
+    const int32_t transposed = kTransposed;
+    SPKV_RETURN_IF_ERROR(check_call(
+        f.cublasLtMatmulDescSetAttribute(plan->description, kTransposeA, &transposed, sizeof(transposed)),
+        "cublasLtMatmulDescSetAttribute"));
+    SPKV_RETURN_IF_ERROR(
+        check_call(f.cublasLtMatrixLayoutCreate(&plan->weight, type, k, n, product.weight_stride),
+                   "cublasLtMatrixLayoutCreate"));
+    SPKV_RETURN_IF_ERROR(check_call(f.cublasLtMatrixLayoutCreate(&plan->x, type, k, t, product.x_stride),
+                                    "cublasLtMatrixLayoutCreate"));
+    SPKV_RETURN_IF_ERROR(
+        check_call(f.cublasLtMatrixLayoutCreate(&plan->out, kReal32, n, t, product.out_stride),
+                   "cublasLtMatrixLayoutCreate"));
+    void* preference = nullptr;
+    SPKV_RETURN_IF_ERROR(
+        check_call(f.cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate"));
+    Status status = choose(product, preference, plan);
+    f.cublasLtMatmulPreferenceDestroy(preference);
+    return status;
+  }
+
+  Status choose(const Product& product, void* preference, Plan* plan) {
+    auto set = [&](int32_t attribute, auto value) {
+      return check_call(
+          functions_.cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
+          "cublasLtMatmulPreferenceSetAttribute");
+    };
+    SPKV_RETURN_IF_ERROR(set(kMaxWorkspaceBytes, static_cast<uint64_t>(kWorkspaceBytes)));
+    SPKV_RETURN_IF_ERROR(set(kAlignmentA, alignment_of(product.weight)));
+    SPKV_RETURN_IF_ERROR(set(kAlignmentB, alignment_of(product.x)));
+    SPKV_RETURN_IF_ERROR(set(kAlignmentC, alignment_of(product.out)));
+    SPKV_RETURN_IF_ERROR(set(kAlignmentD, alignment_of(product.out)));
+    int found = 0;
+    SPKV_RETURN_IF_ERROR(check_call(
+        functions_.cublasLtMatmulAlgoGetHeuristic(handle_, plan->description, plan->weight, plan->x,
+                                                  plan->out, plan->out, preference, 1, &plan->choice, &found),
+        "cublasLtMatmulAlgoGetHeuristic"));
+    if (found > 0 && plan->choice.status == 0) return Status();
+    return fail(Code::kUnsupported, "cuBLASLt has no product of [%lld, %lld] and [%lld, %lld] in %s",
+                static_cast<long long>(product.rows), static_cast<long long>(product.depth),
+                static_cast<long long>(product.columns), static_cast<long long>(product.depth),
+                dtype_name(product.dtype));
+  }
+
+  Functions functions_;
+  void* handle_;
+  std::map<Key, std::unique_ptr<Plan>> plans_;
+};
+
+// The library stays open until the process ends.
+void* open_library(std::string* tried) {
+  const char* named = getenv("SPKV_CUBLASLT");
+  if (named && *named) {
+    *tried = named;
+    return dlopen(named, RTLD_NOW | RTLD_LOCAL);
+  }
+  for (const char* name : {"libcublasLt.so.13", "libcublasLt.so.12"}) {
+    *tried += (tried->empty() ? "" : " or ") + std::string(name);
+    if (void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL)) return library;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+std::unique_ptr<MatrixLibrary> open_matrix_library(Status* status) {
+  std::string tried;
+  void* library = open_library(&tried);
+  if (!library) {
+    *status =
+        fail(Code::kDevice,
+             "Could not open cuBLASLt (%s): install it or name the file in SPKV_CUBLASLT; it is part of "
+             "the CUDA toolkit and of the Python package nvidia-cublas",
+             tried.c_str());
+    return nullptr;
+  }
+  Functions functions;
+#define SPKV_ENTRY(name, parameters)                                                  \
+  functions.name = reinterpret_cast<decltype(functions.name)>(dlsym(library, #name)); \
+  if (!functions.name) {                                                              \
+    *status = fail(Code::kDevice, "%s has no function %s", tried.c_str(), #name);     \
+    return nullptr;                                                                   \
+  }
+  SPKV_CUBLASLT(SPKV_ENTRY)
+#undef SPKV_ENTRY
+  void* handle = nullptr;
+  *status = check_call(functions.cublasLtCreate(&handle), "cublasLtCreate");
+  if (!status->ok()) return nullptr;
+  return std::make_unique<CublasLt>(functions, handle);
+}
+
+}  // namespace cuda
+}  // namespace spkv

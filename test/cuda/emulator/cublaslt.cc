@@ -1,0 +1,167 @@
+// Stands in for cuBLASLt under the emulator: a library of its own, which native/cuda/matrix_library.cc opens.
+// Products D = alpha op(A) op(B) + beta C of matrices that lie column by column, in f32 or bf16, with sums in
+// f32. The numbers are those of NVIDIA's reference ("Using the cuBLASLt API").
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "emulator/runtime.h"
+
+#define SPKV_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+enum Status { kSuccess = 0, kInvalidValue = 7, kNotSupported = 15 };
+enum DataType : int32_t { kReal32 = 0, kRealBF16 = 14 };
+constexpr int32_t kCompute32 = 68, kTransposeA = 3, kTransposeB = 4;
+
+struct Description {
+  int32_t transposed[2] = {0, 0};  // A, B
+};
+
+struct Layout {
+  int32_t type;
+  uint64_t rows, columns;
+  int64_t stride;
+};
+
+struct Heuristic {
+  uint64_t algorithm[8];
+  size_t workspace_bytes;
+  int32_t status;
+  float waves;
+  int32_t reserved[4];
+};
+static_assert(sizeof(Heuristic) == 96, "as the caller has it");
+
+// A matrix that is read as op(X).
+struct Operand {
+  const void* data;
+  int32_t type;
+  uint64_t rows, columns;
+  int64_t row_stride, column_stride;
+
+  Operand(const void* data, const Layout& layout, bool transposed)
+      : data(data),
+        type(layout.type),
+        rows(layout.rows),
+        columns(layout.columns),
+        row_stride(1),
+        column_stride(layout.stride) {
+    if (!transposed) return;
+    std::swap(rows, columns);
+    std::swap(row_stride, column_stride);
+  }
+
+  float at(uint64_t row, uint64_t column) const {
+    int64_t i = static_cast<int64_t>(row) * row_stride + static_cast<int64_t>(column) * column_stride;
+    if (type == kReal32) return static_cast<const float*>(data)[i];
+    uint32_t word = uint32_t{static_cast<const uint16_t*>(data)[i]} << 16;
+    float x;
+    memcpy(&x, &word, sizeof(x));
+    return x;
+  }
+};
+
+bool is_valid(const Layout& layout) {
+  return (layout.type == kReal32 || layout.type == kRealBF16) &&
+         layout.stride >= static_cast<int64_t>(layout.rows);
+}
+
+bool fits(const Description& description, const Layout& a, const Layout& b, const Layout& d) {
+  Operand left(nullptr, a, description.transposed[0]), right(nullptr, b, description.transposed[1]);
+  return is_valid(a) && is_valid(b) && is_valid(d) && a.type == b.type && d.type == kReal32 &&
+         left.columns == right.rows && left.rows == d.rows && right.columns == d.columns;
+}
+
+// Sums run in the order of the inner dimension.
+void multiply(const Operand& a, const Operand& b, float alpha, float beta, const float* c, int64_t c_stride,
+              float* d, int64_t d_stride) {
+  for (uint64_t column = 0; column < b.columns; column++) {
+    for (uint64_t row = 0; row < a.rows; row++) {
+      float sum = 0;
+      for (uint64_t k = 0; k < a.columns; k++) sum += a.at(row, k) * b.at(k, column);
+      int64_t i = static_cast<int64_t>(column);
+      float before = beta == 0 ? 0 : beta * c[i * c_stride + static_cast<int64_t>(row)];
+      d[i * d_stride + static_cast<int64_t>(row)] = alpha * sum + before;
+    }
+  }
+}
+
+template <typename T, typename... Arguments>
+int create(void** object, Arguments... arguments) {
+  *object = new T{arguments...};
+  return kSuccess;
+}
+
+template <typename T>
+int destroy(void* object) {
+  delete static_cast<T*>(object);
+  return kSuccess;
+}
+
+struct Nothing {};  // handles and preferences
+
+}  // namespace
+
+SPKV_EXPORT int cublasLtCreate(void** handle) { return create<Nothing>(handle); }
+SPKV_EXPORT int cublasLtDestroy(void* handle) { return destroy<Nothing>(handle); }
+
+SPKV_EXPORT int cublasLtMatmulDescCreate(void** description, int32_t compute, int32_t scale) {
+  if (compute != kCompute32 || scale != kReal32) return kNotSupported;
+  return create<Description>(description);
+}
+
+SPKV_EXPORT int cublasLtMatmulDescDestroy(void* description) { return destroy<Description>(description); }
+
+SPKV_EXPORT int cublasLtMatmulDescSetAttribute(void* description, int32_t attribute, const void* value,
+                                               size_t bytes) {
+  if (bytes != sizeof(int32_t)) return kInvalidValue;
+  if (attribute != kTransposeA && attribute != kTransposeB) return kNotSupported;
+  memcpy(&static_cast<Description*>(description)->transposed[attribute - kTransposeA], value, bytes);
+  return kSuccess;
+}
+
+SPKV_EXPORT int cublasLtMatrixLayoutCreate(void** layout, int32_t type, uint64_t rows, uint64_t columns,
+                                           int64_t stride) {
+  return create<Layout>(layout, type, rows, columns, stride);
+}
+
+SPKV_EXPORT int cublasLtMatrixLayoutDestroy(void* layout) { return destroy<Layout>(layout); }
+
+SPKV_EXPORT int cublasLtMatmulPreferenceCreate(void** preference) { return create<Nothing>(preference); }
+SPKV_EXPORT int cublasLtMatmulPreferenceDestroy(void* preference) { return destroy<Nothing>(preference); }
+SPKV_EXPORT int cublasLtMatmulPreferenceSetAttribute(void*, int32_t, const void*, size_t) { return kSuccess; }
+
+SPKV_EXPORT int cublasLtMatmulAlgoGetHeuristic(void*, void* description, void* a, void* b, void*, void* d,
+                                               void*, int wanted, Heuristic* results, int* found) {
+  *found = 0;
+  if (wanted < 1 || !fits(*static_cast<Description*>(description), *static_cast<Layout*>(a),
+                          *static_cast<Layout*>(b), *static_cast<Layout*>(d)))
+    return kInvalidValue;
+  results[0] = {};
+  *found = 1;
+  return kSuccess;
+}
+
+SPKV_EXPORT int cublasLtMatmul(void*, void* description, const void* alpha, const void* a, void* a_layout,
+                               const void* b, void* b_layout, const void* beta, const void* c, void* c_layout,
+                               void* d, void* d_layout, const void*, void* workspace, size_t workspace_bytes,
+                               cudaStream_t stream) {
+  const Description described = *static_cast<Description*>(description);
+  const Layout la = *static_cast<Layout*>(a_layout), lb = *static_cast<Layout*>(b_layout),
+               lc = *static_cast<Layout*>(c_layout), ld = *static_cast<Layout*>(d_layout);
+  if (!fits(described, la, lb, ld) || !is_valid(lc) || lc.type != ld.type) return kInvalidValue;
+  const float by = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
+  auto command = [=] {
+    // The real library may write there.
+    if (workspace) memset(workspace, 0xff, workspace_bytes < 4096 ? workspace_bytes : 4096);
+    multiply(Operand(a, la, described.transposed[0]), Operand(b, lb, described.transposed[1]), by, keep,
+             static_cast<const float*>(c), lc.stride, static_cast<float*>(d), ld.stride);
+  };
+  if (!stream) {
+    command();
+    return kSuccess;
+  }
+  return stream->enqueue(command) == cudaSuccess ? kSuccess : kInvalidValue;
+}
