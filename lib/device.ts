@@ -12,6 +12,12 @@ export interface DeviceOptions {
   pin?: boolean;
   /** Instruction set of the CPU kernels. Defaults to the best that the processor has. */
   instructions?: 'auto' | 'avx512' | 'avx2' | 'portable';
+  /**
+   * On a GPU 'bf16' rounds activations to bf16 where they meet bf16 weights or a bf16 cache, as the tensor cores
+   * want it, and sums in f32; 'f32' computes in f32 throughout, at a fraction of the speed. The CPU always does
+   * the latter. Defaults to 'bf16'.
+   */
+  precision?: 'bf16' | 'f32';
   /** Told why 'auto' has chosen the CPU although a CUDA library is there. Defaults to nobody. */
   onWarning?: (message: string) => void;
 }
@@ -30,14 +36,15 @@ const CPU_OPTIONS = ['threads', 'pin', 'instructions'] as const;
  * Errors: INVALID_ARGUMENT; DEVICE for a GPU that is not there or cannot be used, with the reason; OUT_OF_MEMORY.
  */
 export function openDevice(name: string = 'auto', opts?: DeviceOptions): Device {
-  const given = options(opts, 'device options', [...CPU_OPTIONS, 'onWarning']);
+  const given = options(opts, 'device options', [...CPU_OPTIONS, 'precision', 'onWarning']);
+  const exact = oneOf(given.precision ?? 'bf16', 'precision', ['bf16', 'f32']) === 'f32';
   const unfit = CPU_OPTIONS.find((option) => given[option] !== undefined);
   if (name === 'cpu') return openCpu(given);
-  if (name === 'auto') return unfit === undefined ? openBest(given) : openCpu(given);
+  if (name === 'auto') return unfit === undefined ? openBest(exact, given) : openCpu(given);
   const cuda = typeof name === 'string' ? /^cuda(?::(\d{1,4}))?$/.exec(name) : null;
   if (!cuda) throw invalid('auto, cpu or a GPU such as cuda:0', 'device', name);
   if (unfit !== undefined) throw new SpkvError('INVALID_ARGUMENT', `Expected no option "${unfit}" for device "${name}": it is an option of the CPU`);
-  return openCuda(Number(cuda[1] ?? 0));
+  return openCuda(Number(cuda[1] ?? 0), exact);
 }
 
 function openCpu({ threads, pin, instructions }: Partial<DeviceOptions>): Device {
@@ -47,13 +54,13 @@ function openCpu({ threads, pin, instructions }: Partial<DeviceOptions>): Device
     pin === undefined ? true : boolean(pin, 'pin'),
     set === 'auto' ? '' : set,
   );
-  return new Device(handle);
+  return new Device(handle, 'f32');
 }
 
-function openCuda(ordinal: number): Device {
+function openCuda(ordinal: number, exact: boolean): Device {
   const places = cudaLibraries();
   const library = places.find((path) => existsSync(path));
-  if (library !== undefined) return new Device(native().openCudaDevice(library, ordinal));
+  if (library !== undefined) return new Device(native().openCudaDevice(library, ordinal, exact), exact ? 'f32' : 'bf16');
   throw new SpkvError(
     'DEVICE',
     `Device "cuda:${ordinal}" needs the CUDA library of spkv, which is not there (${places.join(', ')}). ` +
@@ -62,10 +69,10 @@ function openCuda(ordinal: number): Device {
 }
 
 /** Nothing is loaded where no CUDA library has been built. */
-function openBest({ onWarning }: Partial<DeviceOptions>): Device {
+function openBest(exact: boolean, { onWarning }: Partial<DeviceOptions>): Device {
   if (!cudaLibraries().some((path) => existsSync(path))) return openCpu({});
   try {
-    return openCuda(0);
+    return openCuda(0, exact);
   } catch (error) {
     if (!(error instanceof SpkvError) || error.code === 'NATIVE') throw error;
     onWarning?.(`The CPU is used: ${error.message}`);
@@ -93,11 +100,14 @@ export class Device implements Disposable {
   readonly name: string;
   /** For people: instruction set and threads, or the GPU. */
   readonly description: string;
+  /** In which activations meet weights and cached pairs: see {@link DeviceOptions.precision}. */
+  readonly precision: 'bf16' | 'f32';
   readonly #handle: DeviceHandle;
 
   /** @internal */
-  constructor(handle: DeviceHandle) {
+  constructor(handle: DeviceHandle, precision: 'bf16' | 'f32') {
     this.#handle = handle;
+    this.precision = precision;
     ({ name: this.name, description: this.description } = native().describeDevice(handle));
   }
 

@@ -33,7 +33,7 @@ export interface ModelOptions extends DeviceOptions {
 }
 
 const OPTION_NAMES = [
-  'device', 'threads', 'pin', 'instructions', 'cacheDtype', 'kvMemory', 'slack', 'chunk', 'onProgress', 'onWarning', 'signal',
+  'device', 'threads', 'pin', 'instructions', 'precision', 'cacheDtype', 'kvMemory', 'slack', 'chunk', 'onProgress', 'onWarning', 'signal',
 ] as const;
 /** Ring of a model without predictors, which keeps everything anyway. */
 const DENSE_WINDOW = 128;
@@ -70,11 +70,12 @@ export async function loadNetwork(
 
 function openGiven(given: Partial<ModelOptions>): Device {
   if (given.device !== undefined && typeof given.device !== 'string') return given.device;
-  const { threads, pin, instructions, onWarning } = given;
+  const { threads, pin, instructions, precision, onWarning } = given;
   return openDevice(given.device ?? 'auto', {
     ...(threads === undefined ? {} : { threads }),
     ...(pin === undefined ? {} : { pin }),
     ...(instructions === undefined ? {} : { instructions }),
+    ...(precision === undefined ? {} : { precision }),
     ...(onWarning === undefined ? {} : { onWarning }),
   });
 }

@@ -57,16 +57,18 @@ Napi::Value open_cpu_device(const Napi::CallbackInfo& info) {
   return adopt(env, std::move(device), status);
 }
 
-// openCudaDevice(libraryPath, ordinal) -> device
+// openCudaDevice(libraryPath, ordinal, exact) -> device
 Napi::Value open_cuda_device(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::string path = info[0].ToString().Utf8Value();
-  int ordinal = info[1].ToNumber().Int32Value();
-  if (ordinal < 0) raise(env, Code::kInvalidArgument, "Expected a non-negative integer for ordinal");
+  CudaOptions options;
+  options.ordinal = info[1].ToNumber().Int32Value();
+  options.exact = info[2].ToBoolean();
+  if (options.ordinal < 0) raise(env, Code::kInvalidArgument, "Expected a non-negative integer for ordinal");
   Status status;
   const CudaLibrary* library = open_cuda_library(path.c_str(), &status);
   raise_if_failed(env, status);
-  std::shared_ptr<Device> device(library->open(ordinal, &status));
+  std::shared_ptr<Device> device(library->open(options, &status));
   return adopt(env, std::move(device), status);
 }
 

@@ -58,7 +58,7 @@ int64_t aligned_16(int64_t bytes) { return (bytes + 15) / 16 * 16; }
 bool decode_takes(const AttentionParams& params, const Step& step, const CacheState& cache,
                   const Context& context) {
   return step.decode && cache.swizzled && params.q.shape[1] / cache.kv_heads <= kMostDecodeGroup &&
-         params.scale > 0 && context.compute_capability() >= 90;
+         params.scale > 0 && context.compute_capability() >= 90 && !context.exact();
 }
 
 Status decode(const AttentionParams& params, const Step& step, CudaCache& cache, Context& context) {
@@ -128,7 +128,7 @@ Status attention(const AttentionParams& params, Execution& execution) {
   if (step.tokens == 0) return Status();
   if (decode_takes(params, step, cache.state(), context)) return decode(params, step, cache, context);
   PrefillAttentionParams prefill = prefill_params(params, step, cache.state());
-  if (!step.decode && prefill_takes(prefill)) return prefill_attention(prefill, context);
+  if (!step.decode && !context.exact() && prefill_takes(prefill)) return prefill_attention(prefill, context);
   return general_attention(params, step, cache.state(), context);
 }
 

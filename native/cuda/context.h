@@ -29,6 +29,7 @@ class Context : public Accelerator {
   virtual cudaStream_t stream() const = 0;
   virtual int multiprocessors() const = 0;
   virtual int compute_capability() const = 0;  // 90 for 9.0
+  virtual bool exact() const = 0;              // see CudaOptions
   virtual MatrixLibrary& matrices() = 0;
 
   // At least `bytes`, 1024-byte aligned; null with a status when the memory is exhausted.

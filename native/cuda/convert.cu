@@ -77,6 +77,25 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// One element per thread. What is not finite is not in the parts behind the first, whose products would turn
+// an infinity into NaN.
+__global__ void __launch_bounds__(kThreads)
+    split_kernel(__nv_bfloat16* to, int64_t to_stride, int64_t distance, const float* from,
+                 int64_t from_stride, int64_t rows, int64_t columns) {
+  const int64_t step = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows * columns; i += step) {
+    const int64_t row = i / columns, column = i - row * columns;
+    float left = from[row * from_stride + column];
+    __nv_bfloat16* target = to + row * to_stride + column;
+#pragma unroll
+    for (int part = 0; part < 3; part++) {
+      const __nv_bfloat16 rounded = __float2bfloat16_rn(left);
+      target[part * distance] = rounded;
+      left = isfinite(__bfloat162float(rounded)) ? left - __bfloat162float(rounded) : 0;
+    }
+  }
+}
+
 bool chunks_aligned(const Rows& side, int64_t rows) {
   const int64_t unit = 16 / dtype_bytes(side.dtype);
   return reinterpret_cast<uintptr_t>(side.data) % 16 == 0 && (rows == 1 || side.stride % unit == 0);
@@ -105,6 +124,17 @@ cudaError_t convert_rows(const Rows& to, const Rows& from, int64_t rows, int64_t
                   : convert<float, __nv_bfloat16>(to, from, rows, columns, stream);
   return narrow ? convert<__nv_bfloat16, float>(to, from, rows, columns, stream)
                 : convert<float, float>(to, from, rows, columns, stream);
+}
+
+cudaError_t split_rows(const Rows& to, int64_t distance, const Rows& from, int64_t rows, int64_t columns,
+                       cudaStream_t stream) {
+  if (rows == 0 || columns == 0) return cudaSuccess;
+  const int64_t blocks = (rows * columns + kThreads - 1) / kThreads;
+  LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks));
+  shape.block = dim3(kThreads);
+  return launch(stream, shape, split_kernel, static_cast<__nv_bfloat16*>(to.data), to.stride, distance,
+                static_cast<const float*>(from.data), from.stride, rows, columns);
 }
 
 }  // namespace cuda

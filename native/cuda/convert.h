@@ -22,5 +22,10 @@ struct Rows {
 cudaError_t convert_rows(const Rows& to, const Rows& from, int64_t rows, int64_t columns,
                          cudaStream_t stream);
 
+// Three bf16 matrices, `distance` elements apart, whose sum is `from` (f32): each holds what the ones before
+// it have left over.
+cudaError_t split_rows(const Rows& to, int64_t distance, const Rows& from, int64_t rows, int64_t columns,
+                       cudaStream_t stream);
+
 }  // namespace cuda
 }  // namespace spkv

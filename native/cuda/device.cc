@@ -96,7 +96,8 @@ int device_count(Status* status) {
   return 0;
 }
 
-Device* open_device(int ordinal, Status* status) {
+Device* open_device(const CudaOptions& options, Status* status) {
+  const int ordinal = options.ordinal;
   *status = Status();
   int count = device_count(status);
   if (!status->ok()) return nullptr;
@@ -109,7 +110,7 @@ Device* open_device(int ordinal, Status* status) {
         fail(Code::kDevice, "There is no cuda:%d: this machine has cuda:0 to cuda:%d", ordinal, count - 1);
     return nullptr;
   }
-  auto context = cuda::DeviceContext::open(ordinal, status);
+  auto context = cuda::DeviceContext::open(options, status);
   return context ? new CudaDevice(ordinal, std::move(context)) : nullptr;
 }
 

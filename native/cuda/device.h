@@ -7,14 +7,21 @@
 
 namespace spkv {
 
-// What the library exports, as `extern "C"`. The addon refuses a library with another version: both sides share
-// the classes of core/.
+struct CudaOptions {
+  int ordinal = 0;
+  // Products and attention in f32 throughout, instead of rounding activations to bf16 for the tensor cores
+  // where weights or the cache are bf16.
+  bool exact = false;
+};
+
+// What the library exports, as `extern "C"`. The addon refuses a library with another version: both sides
+// share the classes of core/.
 struct CudaLibrary {
   const char* version;  // SPKV_CUDA_VERSION
   int (*device_count)(Status* status);
-  // Device `ordinal`; null with a status: kDevice without a driver or device, or with a driver or GPU that is
+  // Null with a status: kDevice without a driver or device, or with a driver or GPU that is
   // too old, or without cuBLASLt; kOutOfMemory.
-  Device* (*open)(int ordinal, Status* status);
+  Device* (*open)(const CudaOptions& options, Status* status);
 };
 
 // The builds define it: scripts/interface.mjs.

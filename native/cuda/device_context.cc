@@ -19,8 +19,10 @@ Status check(cudaError_t error, const char* doing) {
   return fail(Code::kInternal, "CUDA failed while %s: %s", doing, words);
 }
 
-std::unique_ptr<DeviceContext> DeviceContext::open(int ordinal, Status* status) {
+std::unique_ptr<DeviceContext> DeviceContext::open(const CudaOptions& options, Status* status) {
+  const int ordinal = options.ordinal;
   std::unique_ptr<DeviceContext> context(new DeviceContext());
+  context->exact_ = options.exact;
   *status = context->describe(ordinal);
   if (!status->ok()) return nullptr;
   context->memory_ = StreamMemory::open(ordinal, status);

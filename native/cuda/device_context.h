@@ -6,11 +6,12 @@
 #include <vector>
 
 #include "cuda/context.h"
-#include "cuda/stream_memory.h"
+#include "cuda/device.h"
 #include "cuda/fault_sites.h"
 #include "cuda/graph.h"
 #include "cuda/host_shadow.h"
 #include "cuda/matrix_library.h"
+#include "cuda/stream_memory.h"
 
 namespace spkv {
 namespace cuda {
@@ -18,7 +19,7 @@ namespace cuda {
 class DeviceContext : public Context {
  public:
   // Null with a status.
-  static std::unique_ptr<DeviceContext> open(int ordinal, Status* status);
+  static std::unique_ptr<DeviceContext> open(const CudaOptions& options, Status* status);
   ~DeviceContext() override;
 
   // Accelerator.
@@ -29,6 +30,7 @@ class DeviceContext : public Context {
   cudaStream_t stream() const override { return recording() ? recorder_ : memory_->stream(); }
   int multiprocessors() const override { return multiprocessors_; }
   int compute_capability() const override { return capability_; }
+  bool exact() const override { return exact_; }
   MatrixLibrary& matrices() override { return *matrices_; }
   void* scratch(Scratch purpose, int64_t bytes, Status* status) override;
   Fault* fault() const override { return faults_.word(); }
@@ -65,6 +67,7 @@ class DeviceContext : public Context {
   std::string description_;
   int multiprocessors_ = 0;
   int capability_ = 0;
+  bool exact_ = false;
 
   Block scratch_[static_cast<int>(Scratch::kCount)];
   std::vector<void*> scratch_memory_;  // all that was ever taken

@@ -1,6 +1,7 @@
 // The matrix product and the packing of its weights, see ops/matmul.h. The product is cuBLASLt's. With bf16
-// weights, x is rounded to bf16 first, for the tensor cores; the sums are in f32. The bias, or 0 where there
-// is nothing to add up, is written to `out` before and the product is added to it.
+// weights, x is rounded to bf16 first, for the tensor cores; the sums are in f32. On an exact device x
+// becomes three bf16 numbers instead, whose sum it is, and their products are added up in turn. The bias, or
+// 0 where there is nothing to add up, is written to `out` before and the product is added to it.
 //
 // A packed weight is its rows one after another.
 #include "ops/matmul.h"
@@ -37,6 +38,23 @@ bool readable(const View& view, DType dtype) {
   return view.dtype == dtype && (view.shape[0] == 1 || view.stride[0] >= view.shape[1]);
 }
 
+// f32 has 24 significant bits, bf16 has 8.
+constexpr int kParts = 3;
+
+// The smallest part first, so that less is lost when they are added up.
+Status multiply_parts(Product product, const Rows& x, char* parts, int64_t stride, Context& context) {
+  const int64_t part_bytes = product.rows * stride * 2;
+  SPKV_RETURN_IF_ERROR(check(split_rows({parts, DType::kBF16, stride}, part_bytes / 2, x, product.rows,
+                                        product.depth, context.stream()),
+                             "matmul splits x"));
+  for (int part = kParts - 1; part >= 0; part--) {
+    product.x = parts + part * part_bytes, product.x_stride = stride;
+    SPKV_RETURN_IF_ERROR(context.matrices().multiply(product, context));
+    product.accumulate = true;
+  }
+  return Status();
+}
+
 int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 
 }  // namespace
@@ -58,15 +76,17 @@ Status matmul(const MatmulParams& params, Execution& execution) {
   product.accumulate = static_cast<bool>(params.bias);
 
   // What cannot be read as it is goes through scratch memory, in rows that start at multiples of 16 bytes.
-  const bool copy_x = !readable(x, weight.dtype), copy_weight = !readable(weight, weight.dtype);
+  const bool split = context.exact() && weight.dtype == DType::kBF16;
+  const bool copy_x = split || !readable(x, weight.dtype), copy_weight = !readable(weight, weight.dtype);
   if (copy_x || copy_weight) {
     const int64_t stride = round_up(depth, 8), element = dtype_bytes(weight.dtype);
-    const int64_t x_bytes = copy_x ? rows * stride * element : 0;
+    const int64_t part_bytes = rows * stride * element;
+    const int64_t x_bytes = copy_x ? (split ? kParts : 1) * part_bytes : 0;
     const int64_t weight_bytes = copy_weight ? columns * stride * element : 0;
     Status status;
     void* scratch = context.scratch(Scratch::kConverted, x_bytes + weight_bytes, &status);
     if (!scratch) return status;
-    if (copy_x) {
+    if (copy_x && !split) {
       SPKV_RETURN_IF_ERROR(
           check(convert_rows({scratch, weight.dtype, stride}, rows_of(x), rows, depth, context.stream()),
                 "matmul converts x"));
@@ -79,6 +99,7 @@ Status matmul(const MatmulParams& params, Execution& execution) {
                 "matmul copies its weight"));
       product.weight = to, product.weight_stride = stride;
     }
+    if (split) return multiply_parts(product, rows_of(x), static_cast<char*>(scratch), stride, context);
   }
   return context.matrices().multiply(product, context);
 }

@@ -22,6 +22,7 @@ class PlainContext : public Context {
   int compute_capability() const override {
     return attribute(cudaDevAttrComputeCapabilityMajor) * 10 + attribute(cudaDevAttrComputeCapabilityMinor);
   }
+  bool exact() const override { return false; }
   MatrixLibrary& matrices() override { abort(); }
   void* scratch(Scratch, int64_t bytes, spkv::Status*) override {
     if (memory_.size() < static_cast<size_t>(bytes)) memory_ = DeviceArray<uint8_t>(static_cast<size_t>(bytes));

@@ -49,7 +49,7 @@ export class Harness {
     this.shape = shape;
     this.#uniform = uniform;
     this.scale = 1 / Math.sqrt(shape.headDim);
-    this.#multiplied = device.name.startsWith('cuda') ? shape.dtype : 'f32';
+    this.#multiplied = device.precision === 'bf16' ? shape.dtype : 'f32';
     const { layers, kvHeads, headDim, window, slack, dtype, capacityPages = 4000 } = shape;
     this.cache = device.createCache({ layers, kvHeads, headDim, window, slack, dtype, capacityPages });
   }

@@ -58,7 +58,8 @@ class HollowDevice : public Device {
 
 int device_count(Status*) { return 2; }
 
-Device* open(int ordinal, Status* status) {
+Device* open(const CudaOptions& options, Status* status) {
+  const int ordinal = options.ordinal;
   if (ordinal < 2) return new HollowDevice(ordinal);
   *status = fail(Code::kDevice, "There is no GPU %d", ordinal);
   return nullptr;

@@ -1,10 +1,13 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { type Device, type DeviceOptions, liveAllocations, openDevice } from '../../lib/ops.js';
 
-/** The device that the operation tests run on: SPKV_TEST_DEVICE, the CPU unless told otherwise. `options` are for the CPU. */
-export function testDevice(options?: DeviceOptions): Device {
+/**
+ * The device that the tests run on: SPKV_TEST_DEVICE, the CPU unless told otherwise. `options` are for the CPU.
+ * A GPU computes in f32, so that its results can be compared as those of the CPU are, unless told otherwise.
+ */
+export function testDevice(options?: DeviceOptions, precision: 'bf16' | 'f32' = 'f32'): Device {
   const name = process.env['SPKV_TEST_DEVICE'] ?? 'cpu';
-  return name === 'cpu' ? openDevice(name, options) : openDevice(name);
+  return name === 'cpu' ? openDevice(name, options) : openDevice(name, { precision });
 }
 
 const { imul } = Math; // Jest looks globals up slowly

@@ -9,9 +9,10 @@ import { testDevice } from './device.js';
 export const F32_ROUNDING = 2 ** -24;
 export const BF16_ROUNDING = 2 ** -8;
 
-/** The test device; on the CPU once per instruction set that this processor has, with two threads. */
+/** The test device: on the CPU once per instruction set that this processor has, with two threads; on a GPU once per precision. */
 export function testDevices(): [string, Device][] {
-  if ((process.env['SPKV_TEST_DEVICE'] ?? 'cpu') !== 'cpu') return [[process.env['SPKV_TEST_DEVICE']!, testDevice()]];
+  const name = process.env['SPKV_TEST_DEVICE'] ?? 'cpu';
+  if (name !== 'cpu') return (['bf16', 'f32'] as const).map((precision) => [`${name}, ${precision}`, testDevice({}, precision)]);
   return (['avx512', 'avx2', 'portable'] as const).flatMap((instructions): [string, Device][] => {
     try {
       return [[`cpu, ${instructions}`, openDevice('cpu', { instructions, threads: 2, pin: false })]];
