@@ -178,15 +178,14 @@ test.each([['f32', 16], ['bf16', 16], ['bf16', 64]] as const)('a sequence of %s 
   const shape = { ...SMALL, dtype, headDim };
   const here = new Harness(device, shape, random(13));
   const there = new Harness(openDevice('cpu'), shape, random(13));
-  const insert = async (harness: Harness, members: Member[], counts: number[]) => {
-    const step = harness.data(members, counts, OPEN);
-    await harness.insert(step);
-    harness.advance(step);
-  };
   let members = [await here.create(0.25), await there.create(0.25)];
   for (const count of [1, 700, 1, 90]) {
-    await insert(here, [members[0]!], [count]);
-    await insert(there, [members[1]!], [count]);
+    const step = here.data([members[0]!], [count], OPEN);
+    for (const [i, harness] of [here, there].entries()) {
+      const mine = { ...step, members: [members[i]!] };
+      await harness.insert(mine);
+      harness.advance(mine);
+    }
     const saved = await Promise.all(members.map(({ sequence }) => sequence.save()));
     expect(Buffer.compare(saved[0]!, saved[1]!)).toBe(0);
     // They change places.
