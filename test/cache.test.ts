@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import fc from 'fast-check';
-import { KvCache, PAGE_TOKENS } from '../lib/ops.js';
+import { KvCache, openDevice, PAGE_TOKENS } from '../lib/ops.js';
 import { Harness, type Member, type Shape } from './support/cache-harness.js';
 import { random, testDevice } from './support/device.js';
 import { expectError } from './support/errors.js';
@@ -14,7 +14,7 @@ const shapes = fc.record({
   layers: fc.integer({ min: 1, max: 2 }),
   kvHeads: fc.integer({ min: 1, max: 2 }),
   group: fc.integer({ min: 1, max: 3 }),
-  headDim: fc.constantFrom(2, 32, 80),
+  headDim: fc.constantFrom(2, 32, 64, 80),
   window: fc.oneof(fc.integer({ min: 1, max: 150 }), fc.constantFrom(1, 64, 128)),
   slack: fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 70 })),
   dtype: fc.constantFrom('f32' as const, 'bf16' as const),
@@ -172,6 +172,39 @@ test('a sequence moves between caches of one geometry, whatever their size', asy
     await expectError(() => tiny.cache.restoreSequence(saved), 'POOL_EXHAUSTED');
     expect(await tiny.cache.stats()).toMatchObject({ usedPages: 0, sequences: 0 });
   }
+});
+
+test.each([['f32', 16], ['bf16', 16], ['bf16', 64]] as const)('a sequence of %s with head size %i has the same bytes on every device, and moves between them', async (dtype, headDim) => {
+  const shape = { ...SMALL, dtype, headDim };
+  const here = new Harness(device, shape, random(13));
+  const there = new Harness(openDevice('cpu'), shape, random(13));
+  let members = [await here.create(0.25), await there.create(0.25)];
+  for (const count of [1, 700, 1, 90]) {
+    const step = here.data([members[0]!], [count], OPEN);
+    for (const [i, harness] of [here, there].entries()) {
+      const mine = { ...step, members: [members[i]!] };
+      await harness.insert(mine);
+      harness.advance(mine);
+    }
+    const saved = await Promise.all(members.map(({ sequence }) => sequence.save()));
+    expect(Buffer.compare(saved[0]!, saved[1]!)).toBe(0);
+    // They change places.
+    const moved = await Promise.all([here.cache.restoreSequence(saved[1]!), there.cache.restoreSequence(saved[0]!)]);
+    for (const { sequence } of members) await sequence.dispose();
+    members = members.map(({ reference }, i) => ({ sequence: moved[i]!, reference }));
+  }
+});
+
+test('what the sequences hold survives the growth of the tables', async () => {
+  const harness = new Harness(device, { ...SMALL, headDim: 64, dtype: 'bf16' }, random(14));
+  const members: Member[] = [];
+  // Ever more sequences, and lists of ever more pages, by prompts and by single tokens.
+  for (let round = 0; round < 6; round++) {
+    members.push(await harness.create(), await harness.create());
+    await harness.step(members.slice(-3), [400, 3, 150].slice(0, Math.min(3, members.length)), OPEN, 2);
+    for (let i = 0; i < 3; i++) await harness.step(members, members.map(() => 1), OPEN, 2);
+  }
+  await expectConsistentPool(harness, members);
 });
 
 test('damaged bytes are refused, checksum or not, and never crash', async () => {

@@ -81,7 +81,7 @@ __device__ int block_sum(int mine, int* shared_sum) {
   return *shared_sum;
 }
 
-__global__ void __launch_bounds__(kCountThreads) count_kernel(InsertListsParams p) {
+__global__ void __launch_bounds__(kCountThreads, 4) count_kernel(InsertListsParams p) {
   __shared__ int leaving_sum, copies_sum;
   if (faulty(p.faults.fault)) return;
   int number = blockIdx.x;
@@ -169,7 +169,7 @@ __device__ int32_t take_page(const InsertListsParams& p, const ListPlan& plan, i
   return page;
 }
 
-__global__ void __launch_bounds__(kThreads) copy_kernel(InsertListsParams p) {
+__global__ void __launch_bounds__(kThreads, 4) copy_kernel(InsertListsParams p) {
   if (faulty(p.faults.fault)) return;
   int number = blockIdx.x, copied = 0;
   ListPlan plan = p.plans[number];
