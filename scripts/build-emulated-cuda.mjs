@@ -11,12 +11,13 @@ import { existsSync, mkdirSync, readFileSync, readdirSync, statSync } from 'node
 import { availableParallelism } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { interfaceVersion } from './interface.mjs';
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const compiler = process.env.CXX ?? 'g++';
 const FLAGS = [
   '-std=c++17', '-fPIC', '-fvisibility=hidden', '-fno-strict-aliasing', '-Wall', '-Wextra', '-Wno-unknown-pragmas', '-Wno-parentheses',
-  '-DSPKV_EMULATED_CUDA', '-Itest/cuda/emulator/include', '-Itest/cuda', '-Inative',
+  '-DSPKV_EMULATED_CUDA', `-DSPKV_CUDA_VERSION="${interfaceVersion()}"`, '-Itest/cuda/emulator/include', '-Itest/cuda', '-Inative',
 ];
 const SANITIZE = ['-O1', '-g', '-fno-omit-frame-pointer', '-fsanitize=address,undefined', '-fno-sanitize-recover=undefined'];
 

@@ -7,6 +7,7 @@
 #include "cuda/common/ptx.cuh"
 #include "cuda/decode_attention.h"
 #include "cuda/general_attention.h"
+#include "cuda/prefill_attention.h"
 
 namespace spkv {
 namespace cuda {
@@ -97,6 +98,26 @@ Status decode(const AttentionParams& params, const Step& step, CudaCache& cache,
   return check(decode_attention(decode, context.stream()), "attention");
 }
 
+PrefillAttentionParams prefill_params(const AttentionParams& params, const Step& step,
+                                      const CacheState& cache) {
+  PrefillAttentionParams prefill;
+  prefill.out = params.out;
+  prefill.q = params.q;
+  prefill.keys = params.keys;
+  prefill.values = params.values;
+  prefill.utilities = params.utilities;
+  prefill.cache = cache;
+  prefill.slots = step.device_slots;
+  prefill.offsets = step.device_offsets;
+  prefill.batch = step.batch;
+  prefill.tokens = step.tokens;
+  prefill.longest = step.longest;
+  prefill.layer = static_cast<int>(params.layer);
+  prefill.heads = static_cast<int>(params.q.shape[1]);
+  prefill.scale = params.scale;
+  return prefill;
+}
+
 }  // namespace
 
 Status attention(const AttentionParams& params, Execution& execution) {
@@ -106,6 +127,8 @@ Status attention(const AttentionParams& params, Execution& execution) {
   SPKV_RETURN_IF_ERROR(cache.begin_step(context, params.slots, params.offsets, params.q.shape[0], &step));
   if (step.tokens == 0) return Status();
   if (decode_takes(params, step, cache.state(), context)) return decode(params, step, cache, context);
+  PrefillAttentionParams prefill = prefill_params(params, step, cache.state());
+  if (!step.decode && prefill_takes(prefill)) return prefill_attention(prefill, context);
   return general_attention(params, step, cache.state(), context);
 }
 

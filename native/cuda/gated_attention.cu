@@ -55,13 +55,6 @@ Status gated_attention(const GatedAttentionParams& params, Execution& execution)
   const int32_t* offsets = context.host_values(params.offsets, &status);
   if (!offsets) return status;
   SPKV_RETURN_IF_ERROR(check_offsets(offsets, documents, tokens));
-  if (context.recording()) {
-    context.depend([&context, view = params.offsets, documents, tokens] {
-      Status unknown;
-      const int32_t* now = context.host_values(view, &unknown);
-      return now && check_offsets(now, documents, tokens).ok();
-    });
-  }
   if (tokens == 0) return Status();
   TileParams tiles;
   tiles.out = Rows(params.out);

@@ -36,8 +36,8 @@ struct TileRows {
   }
 };
 
-// The pages that a tile walks: local ones, closed ones, cached ones. Lies in shared memory, since registers are
-// what this kernel has least of.
+// The pages that a tile walks: local ones, closed ones, cached ones. Lies in shared memory, since registers
+// are what this kernel has least of.
 template <int kDim>
 struct Walk {
   static constexpr int kPageBytes = page_bytes(kDim);
@@ -157,8 +157,7 @@ __device__ __forceinline__ void store_results(const Rows& out, const TileRows& r
 }
 
 template <int kDim>
-__global__ void __launch_bounds__(kBlockThreads, 2)
-    prefill_kernel(const __grid_constant__ PrefillStep step) {
+__global__ void __launch_bounds__(kBlockThreads, 2) prefill_kernel(const __grid_constant__ PrefillStep step) {
   __shared__ TileRows rows;
   __shared__ Walk<kDim> walk;
   __shared__ uint64_t visible[kBlockRows];
@@ -217,8 +216,8 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
 }
 
 Rows rows_of(const View& view) {
-  bool vectors = reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && view.stride[0] % 4 == 0 &&
-                 view.stride[1] % 4 == 0;
+  bool vectors =
+      reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && view.stride[0] % 4 == 0 && view.stride[1] % 4 == 0;
   return {view.as<float>(), view.stride[0], view.stride[1], vectors};
 }
 

@@ -5,11 +5,11 @@
 // keys of a list fall into three parts:
 //
 //   local    positions [T - min(T, window), T + n): the live pairs of the ring and the new ones, in order
-//   closed   those of the local pairs that are kept, closed up: a query sees a prefix of them behind its window
-//   cached   the kept pages of the cache; every query sees all of them
+//   closed   those of the local pairs that are kept, closed up: a query sees a prefix of them behind its
+//   window cached   the kept pages of the cache; every query sees all of them
 //
-// A tile of queries walks the local pages around its windows, masked pair by pair, and then whole pages of the
-// other two parts.
+// A tile of queries walks the local pages around its windows, masked pair by pair, and then whole pages of
+// the other two parts.
 #pragma once
 
 #include "core/status.h"

@@ -1,9 +1,11 @@
-// What the kernels of prefill attention know of a step, and the chunk of one of its (sequence, KV head) lists.
+// What the kernels of prefill attention know of a step, and the chunk of one of its (sequence, KV head)
+// lists.
 //
 // New keys and values are first brought into pages like those of the cache, in scratch memory:
 //
 //   local pages     [offsets[b] / 64 + b * (ceil(window / 64) + 1) + p][G]   local pairs 64p .. 64p + 63
-//   closed pages    [offsets[b] / 64 + b + p][G]                             kept pairs of rank 64p .. 64p + 63
+//   closed pages    [offsets[b] / 64 + b + p][G]                             kept pairs of rank 64p .. 64p +
+//   63
 //
 // Where a sequence's pages begin depends on the offsets alone, so nothing has to be planned on the host.
 #pragma once

@@ -48,7 +48,8 @@ __device__ __forceinline__ bool is_kept(const PrefillStep& step, const Chunk& ch
 // Fills in `keep` and `kept_before` of a list's local pages. A block per (sequence, KV head).
 __global__ void __launch_bounds__(kKeepThreads) keep_kernel(const __grid_constant__ PrefillStep step) {
   __shared__ int32_t warp_counts[kKeepThreads / 32];
-  int heads = step.cache.kv_heads, head = blockIdx.x % heads, b = blockIdx.x / heads, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  int heads = step.cache.kv_heads, head = blockIdx.x % heads, b = blockIdx.x / heads, warp = threadIdx.x / 32,
+      lane = threadIdx.x % 32;
   Chunk chunk(step, b, head);
   if (chunk.tokens == 0) return;
   LocalPage* info = step.local_info + chunk.local_page;

@@ -2,10 +2,10 @@
 //
 //   S [32, 64] = Q [32, D] K^T [D, 64]        O [32, D] += P [32, 64] V [64, D]
 //
-// Both products in matrices of 16 x 8 x 16. With g = lane / 4 and t = lane % 4, a lane has rows g and g + 8 of
-// each half of the 32, and of every 8 columns those at 2t and 2t + 1. The weights P are the first operand of
-// the second product as they come out of the first. Queries stay in shared memory, because the registers are
-// full; every fragment of keys and values that is loaded serves both halves.
+// Both products in matrices of 16 x 8 x 16. With g = lane / 4 and t = lane % 4, a lane has rows g and g + 8
+// of each half of the 32, and of every 8 columns those at 2t and 2t + 1. The weights P are the first operand
+// of the second product as they come out of the first. Queries stay in shared memory, because the registers
+// are full; every fragment of keys and values that is loaded serves both halves.
 #pragma once
 
 #include "cuda/common/page.cuh"
@@ -20,7 +20,7 @@ constexpr int kWarpRows = 32;
 // The running softmax of 32 query rows.
 template <int kDim, int kBlockRows>
 struct PrefillTile {
-  static constexpr int kSteps = kDim / 16;                       // of the sum over D
+  static constexpr int kSteps = kDim / 16;                         // of the sum over D
   static constexpr int kQueryPanelBytes = kBlockRows * kRowBytes;  // panels as in a page, with more rows
 
   // Which of the warp's rows the lane has as `half` of half m of the tile.
@@ -46,8 +46,7 @@ struct PrefillTile {
   }
 
   // Takes in a page of which every pair is visible. `queries` is the warp's first row in shared memory.
-  __device__ __forceinline__ void attend(uint32_t queries, uint32_t keys, uint32_t values,
-                                         float scale_log2) {
+  __device__ __forceinline__ void attend(uint32_t queries, uint32_t keys, uint32_t values, float scale_log2) {
     float score[2][8][4];
     multiply_keys(queries, keys, score);
     weigh<false>(score, scale_log2);
@@ -66,7 +65,8 @@ struct PrefillTile {
       for (int m = 0; m < 2; m++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-          uint32_t mine = static_cast<uint32_t>(visible[row_of(m, half)] >> (32 * part)) >> (threadIdx.x % 4 * 2);
+          uint32_t mine =
+              static_cast<uint32_t>(visible[row_of(m, half)] >> (32 * part)) >> (threadIdx.x % 4 * 2);
 #pragma unroll
           for (int i = 0; i < 4; i++) {
 #pragma unroll
@@ -161,8 +161,8 @@ struct PrefillTile {
 #pragma unroll
       for (int n = 0; n < kColumns / 2; n++) {
         uint32_t b[4];
-        load_matrices(b, keys + n * 16 * kRowBytes + k / 4 * kPanelBytes +
-                             (key_chunk ^ k % 4 * 2 * kChunkBytes));
+        load_matrices(
+            b, keys + n * 16 * kRowBytes + k / 4 * kPanelBytes + (key_chunk ^ k % 4 * 2 * kChunkBytes));
 #pragma unroll
         for (int m = 0; m < 2; m++) {
           multiply_add(score[m][2 * n], a[m], b[0], b[1]);

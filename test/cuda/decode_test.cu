@@ -306,6 +306,7 @@ int main(int argc, char** argv) {
   }
   printf("lists: %d checks, %d failed\n", checks, failures);
   steps_test(quick);
+  prefill_test(quick);
   printf("decode_test: %d checks, %d failed\n", checks, failures);
   return failures > 0;
 }

@@ -11,4 +11,7 @@ void expect(bool good, const std::string& what);
 // Whole decode steps, from an empty cache.
 void steps_test(bool quick);
 
+// Steps with several new tokens per sequence, on caches filled by hand.
+void prefill_test(bool quick);
+
 }  // namespace spkv_test

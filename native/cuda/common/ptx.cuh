@@ -86,8 +86,8 @@ __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_
 
 // Bytes behind the first `bytes` are written as 0. With 0 nothing is read.
 __device__ __forceinline__ void copy_16(uint32_t to, const void* from, uint32_t bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
-               "l"(__cvta_generic_to_global(from)), "r"(bytes)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)),
+               "r"(bytes)
                : "memory");
 }
 
