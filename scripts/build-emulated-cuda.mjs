@@ -2,7 +2,8 @@
 //
 //   build-emulated/libspkv_cuda.so    the library, for SPKV_CUDA_LIBRARY
 //   build-emulated/libcublasLt.so     what it opens in place of cuBLASLt
-//   build-emulated/decode_test        with --tests: the tests of test/cuda
+//   build-emulated/decode_test        with --tests: the tests of test/cuda,
+//   build-emulated/emulator_test      and those of the emulator
 //
 // With --sanitize: the same in build-emulated-asan, with the address and undefined-behaviour sanitizers.
 import { spawn } from 'node:child_process';
@@ -69,13 +70,17 @@ export async function buildEmulatedCuda({ sanitize = false, tests = false } = {}
   const core = ['cache', 'mapped_file', 'saved_sequence', 'status', 'stream'].map((name) => `native/core/${name}.cc`);
   const backend = [...below('native/cuda', /\.(cu|cc)$/), ...core, ...emulator];
   const products = ['test/cuda/emulator/cublaslt.cc'].filter((file) => existsSync(join(root, file)));
-  const programs = tests ? below('test/cuda', /\.cu$/) : [];
+  const programs = tests ? [...below('test/cuda', /\.cu$/), ...below('test/cuda/emulator/test', /\.cc$/)] : [];
   const all = await objects(directory, flags, [...backend, ...products, ...programs]);
   const library = all.slice(0, backend.length);
   const link = (name, parts, extra = []) => compile([...flags, ...extra, '-o', join(directory, name), ...parts, '-lpthread', '-ldl']);
   await link('libspkv_cuda.so', library, sanitize ? ['-shared'] : ['-shared', '-Wl,-z,defs']);
   if (products.length > 0) await link('libcublasLt.so', all.slice(backend.length, backend.length + products.length), ['-shared']);
-  if (tests) await link('decode_test', [...library, ...all.slice(backend.length + products.length)]);
+  if (tests) {
+    const parts = all.slice(backend.length + products.length);
+    await link('decode_test', [...library, ...parts.slice(0, -1)]);
+    await link('emulator_test', [...library, parts.at(-1)]);
+  }
   return directory;
 }
 

@@ -78,7 +78,23 @@ void make_ready(Thread* thread) {
   ready.push_back(number_of(thread));
 }
 
-void suspend() { host.resume_from(&current->fiber); }
+// Leaves the fiber that is running for the next thread that can go on, or for the host when there is none.
+void go_on_from(Fiber* from) {
+  if (next_ready == ready.size()) {
+    current = nullptr;
+    if (from != &host) host.resume_from(from);
+    return;
+  }
+  current = &threads[ready[next_ready++]];
+  if (next_ready == 4096) {
+    ready.erase(ready.begin(), ready.begin() + 4096);
+    next_ready = 0;
+  }
+  threadIdx = current->index;
+  if (&current->fiber != from) current->fiber.resume_from(from);
+}
+
+void suspend() { go_on_from(&current->fiber); }
 
 // Ends a meeting if everybody is there.
 void try_complete(int warp, uint32_t mask) {
@@ -89,7 +105,7 @@ void try_complete(int warp, uint32_t mask) {
   for (int i = 0; i < 32; i++) {
     if (!(lanes >> i & 1)) continue;
     Thread* thread = &threads[warp * 32 + i];
-    if (thread->mask != mask || strcmp(thread->waits, first->waits) != 0)
+    if (thread->mask != mask || (thread->waits != first->waits && strcmp(thread->waits, first->waits) != 0))
       fail("the lanes of warp %d part: lane %d is at %s of %08x, lane %d at %s of %08x", warp,
            __builtin_ctz(lanes), first->waits, first->mask, i, thread->waits, thread->mask);
     records[i] = thread->record;
@@ -118,7 +134,7 @@ void thread_ends() {
 }
 
 void thread_main() {
-  Fiber::entered(&host);
+  current->fiber.arrived();
   while (true) {
     launch_->thread(launch_->closure);
     thread_ends();
@@ -193,16 +209,7 @@ void begin_block() {
 
 void run_block() {
   begin_block();
-  while (next_ready < ready.size()) {
-    current = &threads[ready[next_ready++]];
-    if (next_ready == 4096) {
-      ready.erase(ready.begin(), ready.begin() + 4096);
-      next_ready = 0;
-    }
-    threadIdx = current->index;
-    current->fiber.resume_from(&host);
-  }
-  current = nullptr;
+  go_on_from(&host);
   if (live_count > 0) fail("deadlock%s", describe_waiting().c_str());
   if (end_check) end_check();
 }
@@ -217,6 +224,7 @@ void run(const Launch& launch) {
   thread_count = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
   if (thread_count > kThreads || launch.shared_bytes > kArenaBytes) fail("a launch that is too large");
   prepare_fibers(thread_count);
+  host.prepare_thread();
   ASAN_POISON_MEMORY_REGION(arena, sizeof(arena));
   ASAN_UNPOISON_MEMORY_REGION(dynamic_shared(), launch.shared_bytes);
   int64_t plane = int64_t{gridDim.x} * gridDim.y;

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <pthread.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -39,6 +40,17 @@ spkv_switch_stack:
 
 namespace spkv_emulator {
 
+void Fiber::prepare_thread() {
+#if defined(__SANITIZE_ADDRESS__)
+  pthread_attr_t attributes;
+  void* bottom = nullptr;
+  if (pthread_getattr_np(pthread_self(), &attributes) != 0) return;
+  pthread_attr_getstack(&attributes, &bottom, &bytes_);
+  pthread_attr_destroy(&attributes);
+  bottom_ = bottom;
+#endif
+}
+
 void Fiber::prepare(void* bottom, size_t bytes, void (*entry)()) {
   bottom_ = bottom;
   bytes_ = bytes;
@@ -66,24 +78,12 @@ void Fiber::resume_from(Fiber* from) {
 #else
   swapcontext(&from->context_, &context_);
 #endif
-  from->arrived(this);
+  from->arrived();
 }
 
-void Fiber::entered(Fiber* from) {
-  Fiber fresh;
-  fresh.arrived(from);
-}
-
-// The host thread's own stack gets its bounds from the first switch that leaves it.
-void Fiber::arrived(Fiber* from) {
+void Fiber::arrived() {
 #if defined(__SANITIZE_ADDRESS__)
-  const void* bottom;
-  size_t bytes;
-  __sanitizer_finish_switch_fiber(fake_stack_, &bottom, &bytes);
-  from->bottom_ = bottom;
-  from->bytes_ = bytes;
-#else
-  (void)from;
+  __sanitizer_finish_switch_fiber(fake_stack_, nullptr, nullptr);
 #endif
 }
 

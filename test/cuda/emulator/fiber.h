@@ -11,19 +11,19 @@ namespace spkv_emulator {
 
 class Fiber {
  public:
-  Fiber() = default;  // the stack that the host thread has of itself
+  Fiber() = default;
   Fiber(const Fiber&) = delete;
+  // Stands for the stack that the host thread has of itself.
+  void prepare_thread();
   // Readies a stack that lies in [bottom, bottom + bytes). `entry` begins with the first switch to it, and
   // never returns.
   void prepare(void* bottom, size_t bytes, void (*entry)());
   // Leaves the stack that is running, which is `from`, for this one.
   void resume_from(Fiber* from);
-  // To be called first thing by `entry`; `from` is the fiber that switched to it.
-  static void entered(Fiber* from);
+  // To be called first thing by `entry`.
+  void arrived();
 
  private:
-  void arrived(Fiber* from);
-
 #if defined(__x86_64__)
   void* top_ = nullptr;  // saved registers, and what is below them
 #else
