@@ -32,7 +32,7 @@ struct SavedSequence {
   int64_t length = 0;
   int64_t oldest = 0;
   float threshold = 0;
-  int64_t pages = 0;                           // that a cache needs for it
+  int64_t pages = 0;                            // that a cache needs for it
   std::vector<SavedList<const uint8_t>> lists;  // [layers * kv_heads]
 
   int64_t ring() const { return length - oldest; }

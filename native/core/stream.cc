@@ -146,9 +146,7 @@ void Stream::execute(Entry& entry) {
   };
 
   if (entry.graph && execution_.accelerator) {
-    run([&](Execution& execution) {
-      return execution.accelerator->launch(*entry.graph, execution, check);
-    });
+    run([&](Execution& execution) { return execution.accelerator->launch(*entry.graph, execution, check); });
   } else if (entry.graph) {
     for (const Command& command : entry.graph->commands) run(command);
   } else if (!entry.done) {

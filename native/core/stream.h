@@ -8,8 +8,8 @@
 // Work enqueued outside of any submission belongs to a common one, which would stay failed for ever; it is
 // cleared as soon as the caller has been told, that is when `acknowledge` names that failure.
 //
-// On an accelerator a command has only been enqueued when it returns. What fails there is found out before the
-// next request is answered and before work of another submission begins.
+// On an accelerator a command has only been enqueued when it returns. What fails there is found out before
+// the next request is answered and before work of another submission begins.
 #pragma once
 
 #include <atomic>

@@ -103,8 +103,8 @@ Status CudaCache::describe_shortage() const {
 }
 
 Status CudaCache::read(void* host, const void* device, int64_t bytes) const {
-  cudaError_t error = cudaMemcpyAsync(host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
-                                      context_.stream());
+  cudaError_t error =
+      cudaMemcpyAsync(host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, context_.stream());
   if (error == cudaSuccess) error = cudaStreamSynchronize(context_.stream());
   return cuda::check(error, "reading the cache");
 }
@@ -114,10 +114,10 @@ Status CudaCache::read_lists(std::vector<int32_t>* values, const int32_t* device
                              int64_t each) const {
   size_t width = static_cast<size_t>(geometry_.kv_heads * each) * sizeof(int32_t);
   values->resize(static_cast<size_t>(geometry_.lists() * each));
-  cudaError_t error = cudaMemcpy2DAsync(
-      values->data(), width, device + slot * geometry_.kv_heads * each,
-      width * static_cast<size_t>(state_.sequences), width, static_cast<size_t>(geometry_.layers),
-      cudaMemcpyDeviceToHost, context_.stream());
+  cudaError_t error =
+      cudaMemcpy2DAsync(values->data(), width, device + slot * geometry_.kv_heads * each,
+                        width * static_cast<size_t>(state_.sequences), width,
+                        static_cast<size_t>(geometry_.layers), cudaMemcpyDeviceToHost, context_.stream());
   if (error == cudaSuccess) error = cudaStreamSynchronize(context_.stream());
   return cuda::check(error, "reading the cache");
 }
@@ -227,8 +227,8 @@ Status CudaCache::rewind(int32_t slot, int64_t tokens) {
   int32_t length, oldest;
   SPKV_RETURN_IF_ERROR(read_ring(slot, &length, &oldest));
   SPKV_RETURN_IF_ERROR(check_rewind(geometry_, length, oldest, tokens));
-  SPKV_RETURN_IF_ERROR(cuda::check(
-      rewind_sequence(state_, slot, static_cast<int>(tokens), context_.stream()), "rewinding a sequence"));
+  SPKV_RETURN_IF_ERROR(cuda::check(rewind_sequence(state_, slot, static_cast<int>(tokens), context_.stream()),
+                                   "rewinding a sequence"));
   sequence(slot).length = length - tokens;
   content_++;
   return Status();
@@ -262,8 +262,7 @@ Status CudaCache::poison() {
   if (state_.sequences == 0) SPKV_RETURN_IF_ERROR(grow(4, 0));
   cudaError_t error = poison_free_pages(state_, context_.stream());
   for (size_t slot = 0; slot < sequences_.size() && error == cudaSuccess; slot++)
-    if (sequences_[slot].live)
-      error = poison_dead_slots(state_, static_cast<int>(slot), context_.stream());
+    if (sequences_[slot].live) error = poison_dead_slots(state_, static_cast<int>(slot), context_.stream());
   return cuda::check(error, "poisoning the cache");
 }
 

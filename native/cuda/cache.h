@@ -1,6 +1,6 @@
 // The cache of the CUDA device: core/cache.h over the arrays of cache_state.h. What the device decides (which
-// pages a list has, how many pairs it keeps) is only there; the host knows which sequences live, how long they
-// can be at most, and which of them may share pages.
+// pages a list has, how many pairs it keeps) is only there; the host knows which sequences live, how long
+// they can be at most, and which of them may share pages.
 #pragma once
 
 #include <cstdint>
@@ -59,8 +59,8 @@ class CudaCache : public Cache {
   Status begin_step(Context& context, const View& slots, const View& offsets, int64_t tokens, Step* step);
   // The device's arrays; valid until the next begin_step.
   const CacheState& state() const { return state_; }
-  // The plan of a decode step (step.decode, and state().swizzled). Made once for all layers: as long as neither
-  // the cache nor the step changes, later calls return the same.
+  // The plan of a decode step (step.decode, and state().swizzled). Made once for all layers: as long as
+  // neither the cache nor the step changes, later calls return the same.
   Status plan(Context& context, const Step& step, StepPlan* plan);
   // To be called by an insertion once it is enqueued.
   void inserted(Context& context, const Step& step);

@@ -41,11 +41,11 @@ Status CudaCache::save_rows(int32_t slot, const std::vector<int32_t>& kept, int3
     error = read_rows(state_, {state_.list(layer, slot, head), kept[i], oldest, ring, buffer.data()}, stream);
     Parts parts = parts_of(geometry_, buffer.data(), kept[i], ring);
     if (error == cudaSuccess)
-      error = cudaMemcpyAsync(lists[i].kept_rows, parts.kept, parts.kept_bytes, cudaMemcpyDeviceToHost,
-                              stream);
+      error =
+          cudaMemcpyAsync(lists[i].kept_rows, parts.kept, parts.kept_bytes, cudaMemcpyDeviceToHost, stream);
     if (error == cudaSuccess)
-      error = cudaMemcpyAsync(lists[i].ring_rows, parts.ring, parts.ring_bytes, cudaMemcpyDeviceToHost,
-                              stream);
+      error =
+          cudaMemcpyAsync(lists[i].ring_rows, parts.ring, parts.ring_bytes, cudaMemcpyDeviceToHost, stream);
   }
   if (error == cudaSuccess) error = cudaStreamSynchronize(stream);
   return cuda::check(error, "saving a sequence");
@@ -92,10 +92,10 @@ Status CudaCache::restore_lists(int32_t slot, const SavedSequence& saved) {
     if (error == cudaSuccess)
       error = cudaMemcpyAsync(parts.ring, list.ring_rows, parts.ring_bytes, cudaMemcpyHostToDevice, stream);
     if (error == cudaSuccess)
-      error = write_rows(state_,
-                         {state_.list(layer, slot, head), static_cast<int32_t>(list.kept), oldest, ring,
-                          buffer.data()},
-                         stream);
+      error = write_rows(
+          state_,
+          {state_.list(layer, slot, head), static_cast<int32_t>(list.kept), oldest, ring, buffer.data()},
+          stream);
   }
   size_t width = static_cast<size_t>(state_.kv_heads) * state_.keep_words * sizeof(uint32_t);
   uint32_t* first = state_.keep + state_.list(0, slot, 0) * state_.keep_words;

@@ -47,17 +47,17 @@ struct CacheState {
   int32_t table_pages = 0;  // length of a table row
   int32_t capacity_pages = 0;
 
-  uint8_t* pool = nullptr;        // [capacity_pages][page bytes], 1024-byte aligned
-  int32_t* table = nullptr;       // [lists][table_pages]
-  int32_t* kept = nullptr;        // [lists] N
-  uint32_t* keep = nullptr;       // [lists][keep_words] bit s: the pair in ring slot s is to be kept
-  int32_t* length = nullptr;      // [sequences] T
-  int32_t* oldest = nullptr;      // [sequences] the ring holds the pairs of positions [oldest, T)
-  int32_t* references = nullptr;  // [capacity_pages] lists that have the page; 0: it is free
-  float* threshold = nullptr;     // [sequences]
-  int32_t* free_pages = nullptr;  // [capacity_pages]
-  int32_t* free_count = nullptr;  // [1]
-  int32_t* least_free = nullptr;  // [1] the fewest pages that were ever free
+  uint8_t* pool = nullptr;           // [capacity_pages][page bytes], 1024-byte aligned
+  int32_t* table = nullptr;          // [lists][table_pages]
+  int32_t* kept = nullptr;           // [lists] N
+  uint32_t* keep = nullptr;          // [lists][keep_words] bit s: the pair in ring slot s is to be kept
+  int32_t* length = nullptr;         // [sequences] T
+  int32_t* oldest = nullptr;         // [sequences] the ring holds the pairs of positions [oldest, T)
+  int32_t* references = nullptr;     // [capacity_pages] lists that have the page; 0: it is free
+  float* threshold = nullptr;        // [sequences]
+  int32_t* free_pages = nullptr;     // [capacity_pages]
+  int32_t* free_count = nullptr;     // [1]
+  int32_t* least_free = nullptr;     // [1] the fewest pages that were ever free
   PoolShortage* shortage = nullptr;  // [1]
 
   __host__ __device__ int64_t list(int layer, int sequence, int head) const {

@@ -48,8 +48,7 @@ bool CudaCache::may_share(const std::vector<int32_t>& slots) const {
 
 // In any list, when `tokens` more have arrived.
 int64_t CudaCache::kept_at_most(const Sequence& sequence, int64_t tokens) const {
-  return std::min(sequence.kept + tokens,
-                  std::max<int64_t>(0, sequence.length + tokens - geometry_.window));
+  return std::min(sequence.kept + tokens, std::max<int64_t>(0, sequence.length + tokens - geometry_.window));
 }
 
 bool CudaCache::fits(const Sequence& sequence, int64_t tokens) const {
@@ -89,8 +88,8 @@ Status CudaCache::make_room() {
     most = std::max(most, table_pages_for(kept_at_most(grows, 2 * tokens(b))));
   }
   if (most <= state_.table_pages) return Status();
-  int64_t doubled = std::min(int64_t{2} * state_.table_pages,
-                             geometry_.ring_pages() + geometry_.capacity_pages);
+  int64_t doubled =
+      std::min(int64_t{2} * state_.table_pages, geometry_.ring_pages() + geometry_.capacity_pages);
   return grow(state_.sequences, std::max(most, doubled));
 }
 
@@ -106,8 +105,7 @@ bool CudaCache::holds(const Recorded& recorded) const {
     return false;
   for (size_t b = 0; b < recorded.slots.size(); b++) {
     int64_t tokens = int64_t{recorded.offsets[b + 1]} - recorded.offsets[b];
-    if (!check(recorded.slots[b]).ok() ||
-        !fits(sequence(recorded.slots[b]), recorded.before[b] + tokens))
+    if (!check(recorded.slots[b]).ok() || !fits(sequence(recorded.slots[b]), recorded.before[b] + tokens))
       return false;
   }
   return may_share(recorded.slots) == recorded.shared;

@@ -46,8 +46,7 @@ int64_t carve_tables(uint8_t* memory, int blocks, CacheState* state, StepPlan* p
 
 // Of a list with `kept` pairs. None has more pages than there are.
 int64_t CudaCache::table_pages_for(int64_t kept) const {
-  return geometry_.ring_pages() +
-         std::min((kept + kPageTokens - 1) / kPageTokens, geometry_.capacity_pages);
+  return geometry_.ring_pages() + std::min((kept + kPageTokens - 1) / kPageTokens, geometry_.capacity_pages);
 }
 
 // Waits for the device: the old arrays are free when it returns. Recorded graphs that know them are void.

@@ -7,8 +7,8 @@
 
 namespace spkv {
 
-// What the library exports, as `extern "C"`. The addon refuses a library with another version: both sides share
-// the classes of core/.
+// What the library exports, as `extern "C"`. The addon refuses a library with another version: both sides
+// share the classes of core/.
 struct CudaLibrary {
   const char* version;  // SPKV_CUDA_VERSION
   int (*device_count)(Status* status);

@@ -31,7 +31,8 @@ Status insert_any(Context& context, CudaCache& cache, const Step& step, const Ne
   params.shared = step.shared;
   int64_t lists = cache.geometry().lists() * step.batch;
   Status status;
-  void* memory = context.scratch(Scratch::kInsert, lists * static_cast<int64_t>(sizeof(ListPlan)) + 4, &status);
+  void* memory =
+      context.scratch(Scratch::kInsert, lists * static_cast<int64_t>(sizeof(ListPlan)) + 4, &status);
   if (!memory) return status;
   params.plans = static_cast<ListPlan*>(memory);
   params.free_top = reinterpret_cast<int32_t*>(params.plans + lists);
@@ -69,11 +70,11 @@ Status positions(const PositionsParams& params, Execution& execution) {
   SPKV_RETURN_IF_ERROR(cache.begin_step(context, params.slots, params.offsets, params.out.shape[0], &step));
   if (step.tokens == 0) return Status();
   context.overwritten(params.out);
-  return check(launch(context.stream(), {dim3(static_cast<unsigned>(step.batch)), dim3(kThreads)},
-                      positions_kernel, params.out.as<int32_t>(),
-                      static_cast<const int32_t*>(cache.state().length), step.device_slots,
-                      step.device_offsets),
-               "counting positions");
+  return check(
+      launch(context.stream(), {dim3(static_cast<unsigned>(step.batch)), dim3(kThreads)}, positions_kernel,
+             params.out.as<int32_t>(), static_cast<const int32_t*>(cache.state().length), step.device_slots,
+             step.device_offsets),
+      "counting positions");
 }
 
 }  // namespace cuda

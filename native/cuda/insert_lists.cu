@@ -261,7 +261,8 @@ __global__ void __launch_bounds__(kThreads) write_kernel(InsertListsParams p) {
   if (list.tokens == 0) return;
   int32_t* row = cache.table + list.list * cache.table_pages;
   int old_pages = cache.ring_pages + pages_for(plan.kept), fresh = plan.needed - plan.copies;
-  for (int i = threadIdx.x; i < fresh; i += kThreads) row[old_pages + i] = take_page(p, plan, plan.copies + i);
+  for (int i = threadIdx.x; i < fresh; i += kThreads)
+    row[old_pages + i] = take_page(p, plan, plan.copies + i);
   __syncthreads();
   append(p, list, plan.kept, row);
   __syncthreads();  // the ring has been read

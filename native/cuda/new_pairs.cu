@@ -45,9 +45,9 @@ __global__ void __launch_bounds__(kThreads) check_kernel(NewPairs pairs, bool bf
     bool bad_value = row_is_bad(pairs.value(layer, token, head), pairs.head_dim, vectors, limit);
     bool bad_utility = false;
     if (pairs.utilities)
-      bad_utility = magnitude(pairs.utilities[layer * pairs.utility_stride[0] +
-                                              token * pairs.utility_stride[1] +
-                                              head * pairs.utility_stride[2]]) >= kInfinity;
+      bad_utility =
+          magnitude(pairs.utilities[layer * pairs.utility_stride[0] + token * pairs.utility_stride[1] +
+                                    head * pairs.utility_stride[2]]) >= kInfinity;
     int what = bad_key ? 0 : bad_value ? 1 : bad_utility ? 2 : 3;
     if (what < 3 && threadIdx.x % 32 == 0)
       raise_fault(faults.fault, faults.non_finite, layer * 3 + what, bf16 ? 1 : 0);

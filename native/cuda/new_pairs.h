@@ -30,8 +30,9 @@ struct NewPairs {
     return values + layer * value_stride[0] + token * value_stride[1] + head * value_stride[2];
   }
   __device__ bool kept(int layer, int token, int head, float threshold) const {
-    return !utilities || utilities[layer * utility_stride[0] + token * utility_stride[1] +
-                                   head * utility_stride[2]] >= threshold;
+    return !utilities ||
+           utilities[layer * utility_stride[0] + token * utility_stride[1] + head * utility_stride[2]] >=
+               threshold;
   }
 #endif
 };
@@ -39,9 +40,9 @@ struct NewPairs {
 // How an insertion says that it failed.
 struct InsertFaults {
   Fault* fault = nullptr;
-  int non_finite = 0;    // site; index layer * 3 + (0 key, 1 value, 2 utility), value 1 for a bf16 cache
-  int exhausted = 0;     // site; value the number of the cache, see CacheState::shortage
-  uint32_t cache = 0;    // that number
+  int non_finite = 0;  // site; index layer * 3 + (0 key, 1 value, 2 utility), value 1 for a bf16 cache
+  int exhausted = 0;   // site; value the number of the cache, see CacheState::shortage
+  uint32_t cache = 0;  // that number
 };
 
 // Raises `non_finite` for a number that is not finite as the cache will hold it.

@@ -45,7 +45,8 @@ cudaError_t move_rows(const CacheState& cache, const ListRows& list, cudaStream_
   int64_t numbers = int64_t{2} * (int64_t{list.kept} + list.ring) * cache.head_dim;
   if (numbers == 0) return cudaSuccess;
   LaunchShape shape = {dim3(static_cast<unsigned>(
-      std::min<int64_t>((numbers + kThreads - 1) / kThreads, int64_t{kMostBlocks}))), dim3(kThreads)};
+                           std::min<int64_t>((numbers + kThreads - 1) / kThreads, int64_t{kMostBlocks}))),
+                       dim3(kThreads)};
   return cache.bf16 ? launch(stream, shape, rows_kernel<uint16_t, kWrite>, cache, list)
                     : launch(stream, shape, rows_kernel<uint32_t, kWrite>, cache, list);
 }
@@ -98,7 +99,8 @@ cudaError_t write_rows(const CacheState& cache, const ListRows& list, cudaStream
 }
 
 cudaError_t poison_free_pages(const CacheState& cache, cudaStream_t stream) {
-  LaunchShape shape = {dim3(std::min(static_cast<unsigned>(cache.capacity_pages), kMostBlocks)), dim3(kThreads)};
+  LaunchShape shape = {dim3(std::min(static_cast<unsigned>(cache.capacity_pages), kMostBlocks)),
+                       dim3(kThreads)};
   return launch(stream, shape, poison_free_kernel, cache);
 }
 

@@ -1,5 +1,5 @@
-// Sequences come and go: their pages are taken from the free ones, and go back there. These run between steps;
-// what they need has been checked by the host.
+// Sequences come and go: their pages are taken from the free ones, and go back there. These run between
+// steps; what they need has been checked by the host.
 #pragma once
 
 #include <cuda_runtime_api.h>

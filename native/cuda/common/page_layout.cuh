@@ -1,5 +1,5 @@
-// Where the numbers of a page are, for kernels that take every geometry. Swizzled pages are drawn in page.cuh;
-// plain ones have the rows of the keys and then those of the values:
+// Where the numbers of a page are, for kernels that take every geometry. Swizzled pages are drawn in
+// page.cuh; plain ones have the rows of the keys and then those of the values:
 //
 //   keys [64][D]  values [64][D]      f32 or bf16
 #pragma once

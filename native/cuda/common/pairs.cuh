@@ -1,5 +1,6 @@
-// Moving single pairs between pages and tensors, in units of which a thread moves one at a time: 16-byte chunks
-// of a swizzled page, else single numbers. Units [0, count) of a pair are its key, [count, 2 * count) its value.
+// Moving single pairs between pages and tensors, in units of which a thread moves one at a time: 16-byte
+// chunks of a swizzled page, else single numbers. Units [0, count) of a pair are its key, [count, 2 * count)
+// its value.
 #pragma once
 
 #include "cuda/common/page_layout.cuh"
