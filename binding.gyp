@@ -33,7 +33,10 @@
       'target_name': 'spkv',
       'sources': ['<!@(node scripts/sources.mjs common)'],
       'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],
-      'defines': ['NAPI_VERSION=9', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS', 'NAPI_CPP_EXCEPTIONS'],
+      'defines': [
+        'NAPI_VERSION=9', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS', 'NAPI_CPP_EXCEPTIONS',
+        'SPKV_CUDA_VERSION="<!(node scripts/interface.mjs)"',
+      ],
       'dependencies': ['cpu_portable'],
       'conditions': [
         ['target_arch=="x64"', { 'dependencies': ['cpu_avx2', 'cpu_avx512'] }],

@@ -20,6 +20,7 @@ const needed = [
   'CMakeLists.txt',
   'scripts/build-cuda.mjs',
   'scripts/build-native.mjs',
+  'scripts/interface.mjs',
   'scripts/sources.mjs',
 ];
 const unwanted = /(^|\/)(node_modules|build[^/]*|test|\.ci)\/|\.(node|o|tgz)$/;

@@ -10,12 +10,13 @@ import { existsSync, mkdirSync, readFileSync, readdirSync, statSync } from 'node
 import { availableParallelism } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { interfaceVersion } from './interface.mjs';
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const compiler = process.env.CXX ?? 'g++';
 const FLAGS = [
   '-std=c++17', '-fPIC', '-fvisibility=hidden', '-fno-strict-aliasing', '-Wall', '-Wextra', '-Wno-unknown-pragmas', '-Wno-parentheses',
-  '-DSPKV_EMULATED_CUDA', '-Itest/cuda/emulator/include', '-Itest/cuda', '-Inative',
+  '-DSPKV_EMULATED_CUDA', `-DSPKV_CUDA_VERSION="${interfaceVersion()}"`, '-Itest/cuda/emulator/include', '-Itest/cuda', '-Inative',
 ];
 const SANITIZE = ['-O1', '-g', '-fno-omit-frame-pointer', '-fsanitize=address,undefined', '-fno-sanitize-recover=undefined'];
 
@@ -72,7 +73,7 @@ export async function buildEmulatedCuda({ sanitize = false, tests = false } = {}
   const all = await objects(directory, flags, [...backend, ...products, ...programs]);
   const library = all.slice(0, backend.length);
   const link = (name, parts, extra = []) => compile([...flags, ...extra, '-o', join(directory, name), ...parts, '-lpthread', '-ldl']);
-  await link('libspkv_cuda.so', library, ['-shared']);
+  await link('libspkv_cuda.so', library, sanitize ? ['-shared'] : ['-shared', '-Wl,-z,defs']);
   if (products.length > 0) await link('libcublasLt.so', all.slice(backend.length, backend.length + products.length), ['-shared']);
   if (tests) await link('decode_test', [...library, ...all.slice(backend.length + products.length)]);
   return directory;

@@ -17,7 +17,7 @@ export function isStale(sanitize = false) {
   const binary = nativePath(sanitize);
   if (!existsSync(binary)) return true;
   const built = statSync(binary).mtimeMs;
-  const sources = ['binding.gyp', 'scripts/sources.mjs', 'native/cuda/device.h', ...filesBelow('native')];
+  const sources = ['binding.gyp', 'scripts/sources.mjs', 'scripts/interface.mjs', 'native/cuda/device.h', ...filesBelow('native')];
   return sources.some((file) => statSync(join(root, file)).mtimeMs > built);
 }
 

@@ -84,13 +84,16 @@ class CudaCache : public Cache {
       return content == o.content && recording == o.recording && slots == o.slots;
     }
   };
-  // What a recorded step depends on.
+  // What a recorded step depends on, beside the content of its slots and offsets.
   struct Recorded {
-    View slots_view, offsets_view;
     std::vector<int32_t> slots, offsets;
     std::vector<int64_t> before;  // tokens that the recording has inserted ahead of the step
     uint64_t layout = 0;
     bool shared = false;
+    bool operator==(const Recorded& o) const {
+      return slots == o.slots && offsets == o.offsets && before == o.before && layout == o.layout &&
+             shared == o.shared;
+    }
   };
 
   // --- cache.cc
@@ -107,13 +110,13 @@ class CudaCache : public Cache {
   Sequence& sequence(int32_t slot) { return sequences_[static_cast<size_t>(slot)]; }
 
   // --- cache_step.cc
-  Status read_step(const View& slots, const View& offsets);
+  Status read_step(Context& context, const View& slots, const View& offsets);
   Status check_step(int64_t tokens);
   bool may_share(const std::vector<int32_t>& slots) const;
   int64_t kept_at_most(const Sequence& sequence, int64_t tokens) const;
   bool fits(const Sequence& sequence, int64_t tokens) const;
   Status make_room();
-  void announce(Context& context, const View& slots, const View& offsets, const Step& step);
+  void announce(Context& context, const Step& step);
   bool holds(const Recorded& recorded) const;
   Status refresh();
 

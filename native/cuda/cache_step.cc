@@ -7,15 +7,15 @@
 namespace spkv {
 namespace cuda {
 
-Status CudaCache::read_step(const View& slots, const View& offsets) {
+Status CudaCache::read_step(Context& context, const View& slots, const View& offsets) {
   Status status;
   step_slots_.clear();
   if (slots.shape[0] > 0) {
-    const int32_t* values = context_.host_values(slots, &status);
+    const int32_t* values = context.host_values(slots, &status);
     if (!values) return status;
     step_slots_.assign(values, values + slots.shape[0]);
   }
-  const int32_t* values = context_.host_values(offsets, &status);
+  const int32_t* values = context.host_values(offsets, &status);
   if (!values) return status;
   step_offsets_.assign(values, values + slots.shape[0] + 1);
   return Status();
@@ -94,15 +94,7 @@ Status CudaCache::make_room() {
 }
 
 bool CudaCache::holds(const Recorded& recorded) const {
-  auto same = [this](const View& view, const std::vector<int32_t>& expected) {
-    Status status;
-    if (expected.empty()) return true;
-    const int32_t* values = context_.host_values(view, &status);
-    return values && std::equal(expected.begin(), expected.end(), values);
-  };
-  if (recorded.layout != layout_ || !same(recorded.slots_view, recorded.slots) ||
-      !same(recorded.offsets_view, recorded.offsets))
-    return false;
+  if (recorded.layout != layout_) return false;
   for (size_t b = 0; b < recorded.slots.size(); b++) {
     int64_t tokens = int64_t{recorded.offsets[b + 1]} - recorded.offsets[b];
     if (!check(recorded.slots[b]).ok() || !fits(sequence(recorded.slots[b]), recorded.before[b] + tokens))
@@ -112,26 +104,23 @@ bool CudaCache::holds(const Recorded& recorded) const {
 }
 
 // Tells the recording under way what the step depends on.
-void CudaCache::announce(Context& context, const View& slots, const View& offsets, const Step& step) {
+void CudaCache::announce(Context& context, const Step& step) {
   if (recording_ != context.recording_number()) {
     recording_ = context.recording_number();
     for (Sequence& each : sequences_) each.recorded = 0;
     announced_ = Recorded();
   }
-  Recorded recorded{slots, offsets, step_slots_, step_offsets_, {}, layout_, step.shared};
+  Recorded recorded{step_slots_, step_offsets_, {}, layout_, step.shared};
   for (int32_t slot : step_slots_) recorded.before.push_back(sequence(slot).recorded);
   // Every layer's attention comes here with the same step.
-  if (announced_.layout == layout_ && announced_.slots_view.data == slots.data &&
-      announced_.offsets_view.data == offsets.data && announced_.slots == recorded.slots &&
-      announced_.offsets == recorded.offsets && announced_.before == recorded.before)
-    return;
+  if (recorded == announced_) return;
   announced_ = recorded;
   context.depend([this, recorded] { return holds(recorded); });
 }
 
 Status CudaCache::begin_step(Context& context, const View& slots, const View& offsets, int64_t tokens,
                              Step* step) {
-  SPKV_RETURN_IF_ERROR(read_step(slots, offsets));
+  SPKV_RETURN_IF_ERROR(read_step(context, slots, offsets));
   SPKV_RETURN_IF_ERROR(check_step(tokens));
   // A recording for which there is no room depends on there being some.
   if (!context.recording()) SPKV_RETURN_IF_ERROR(make_room());
@@ -149,7 +138,7 @@ Status CudaCache::begin_step(Context& context, const View& slots, const View& of
     step->decode = step->decode && count == 1;
   }
   step->shared = may_share(step_slots_);
-  if (context.recording()) announce(context, slots, offsets, *step);
+  if (context.recording()) announce(context, *step);
   return Status();
 }
 

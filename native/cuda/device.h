@@ -17,7 +17,10 @@ struct CudaLibrary {
   Device* (*open)(int ordinal, Status* status);
 };
 
-#define SPKV_CUDA_VERSION "spkv-cuda-1"
+// The builds define it: scripts/interface.mjs.
+#if !defined(SPKV_CUDA_VERSION)
+#define SPKV_CUDA_VERSION "unknown"
+#endif
 
 }  // namespace spkv
 

@@ -162,6 +162,11 @@ Status DeviceContext::launch(const Graph& graph, Execution& execution, const std
       compiled->unsupported = true;
       return run(graph, execution, check);
     }
+    // What has come between the first run and this one may be in its way already.
+    if (!compiled->valid()) {
+      compiled->drop();
+      return run(graph, execution, check);
+    }
   }
   SPKV_RETURN_IF_ERROR(cuda::check(cudaGraphLaunch(compiled->executable, stream()), "launching a graph"));
   for (const auto& effect : compiled->effects) effect();

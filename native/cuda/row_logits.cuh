@@ -47,7 +47,7 @@ class RowLogits {
   // loads under way.
   template <typename Step>
   __device__ __forceinline__ void for_tokens(int begin, int end, const Step& step) const {
-    constexpr int kLoads = 8;
+    constexpr int kLoads = 4;
     const int threads = blockDim.x;
     for (int64_t first = int64_t{begin} + threadIdx.x; first < end; first += threads * kLoads) {
       float x[kLoads];
