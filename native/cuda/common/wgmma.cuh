@@ -15,7 +15,7 @@
 
 #include "cuda/common/page.cuh"
 #if defined(SPKV_EMULATED_CUDA)
-#include "emulator/wgmma.h"
+#include <emulator/wgmma.h>
 #else
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
