@@ -65,7 +65,7 @@ async function objects(directory, flags, sources) {
 export async function buildEmulatedCuda({ sanitize = false, tests = false } = {}) {
   const directory = join(root, sanitize ? 'build-emulated-asan' : 'build-emulated');
   mkdirSync(directory, { recursive: true });
-  const flags = [...FLAGS, ...(sanitize ? SANITIZE : ['-O2'])];
+  const flags = [...FLAGS, ...(sanitize ? SANITIZE : ['-O3'])];
   const emulator = below('test/cuda/emulator', /\.cc$/).filter((file) => !file.endsWith('cublaslt.cc'));
   const core = ['cache', 'mapped_file', 'saved_sequence', 'status', 'stream'].map((name) => `native/core/${name}.cc`);
   const backend = [...below('native/cuda', /\.(cu|cc)$/), ...core, ...emulator];

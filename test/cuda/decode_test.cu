@@ -1,8 +1,10 @@
 // Tests of the CUDA decode path against float64 on the CPU. Build and run, from the root of the repository:
 //
 //   cmake -S . -B build-cuda && cmake --build build-cuda
-//   build-cuda/decode_test [quick]      `quick` is small enough for compute-sanitizer
+//   build-cuda/decode_test [quick | matrix | prefill]   `quick` is small enough for compute-sanitizer; the
+//                                                       others run this part only
 #include <functional>
+#include <string>
 
 #include "support.cuh"
 #include "tests.h"
@@ -292,21 +294,24 @@ void cuts() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  bool quick = argc > 1 && strcmp(argv[1], "quick") == 0;
-  int sms = 0;
+  std::string part = argc > 1 ? argv[1] : "";
+  bool quick = part == "quick";
+  int sms = 0, capability = 0;
   CHECK_CUDA(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
+  CHECK_CUDA(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, 0));
   if (quick) {
     auto some = [](int b, int head, int most) { return std::min(most, b * 100 + head * 64); };
     for (int dim : {64, 128})
       for (int group : {4, 16}) run_case(make("quick", dim, group, 2, 7, 64, 5, {300, 64, 0, 200}, some), 12);
-  } else {
+  } else if (part.empty()) {
     list_lengths(sms);
     rings(sms);
     cuts();
   }
   printf("lists: %d checks, %d failed\n", checks, failures);
-  steps_test(quick);
-  prefill_test(quick);
+  if (quick || part.empty()) steps_test(quick);
+  if (capability == 9 && (part.empty() || part == "matrix")) matrix_test();
+  if (part != "matrix") prefill_test(quick);
   printf("decode_test: %d checks, %d failed\n", checks, failures);
   return failures > 0;
 }

@@ -11,6 +11,9 @@ void expect(bool good, const std::string& what);
 // Whole decode steps, from an empty cache.
 void steps_test(bool quick);
 
+// The matrix instructions of Hopper, one layout of operands at a time.
+void matrix_test();
+
 // Steps with several new tokens per sequence, on caches filled by hand.
 void prefill_test(bool quick);
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "emulator/runtime.h"
 
@@ -74,16 +75,42 @@ bool fits(const Description& description, const Layout& a, const Layout& b, cons
          left.columns == right.rows && left.rows == d.rows && right.columns == d.columns;
 }
 
-// Sums run in the order of the inner dimension.
+constexpr uint64_t kLanes = 16;
+
+// The rows of a matrix as f32, one after another, padded with zeros to a whole number of lanes.
+std::vector<float> rows_of(const Operand& matrix, uint64_t stride) {
+  std::vector<float> rows(matrix.rows * stride);
+  for (uint64_t row = 0; row < matrix.rows; row++)
+    for (uint64_t k = 0; k < matrix.columns; k++) rows[row * stride + k] = matrix.at(row, k);
+  return rows;
+}
+
+Operand transposed(Operand matrix) {
+  std::swap(matrix.rows, matrix.columns);
+  std::swap(matrix.row_stride, matrix.column_stride);
+  return matrix;
+}
+
+// Sums run in lanes, which the compiler makes vectors of, and are added up in order.
+float dot(const float* a, const float* b, uint64_t count) {
+  float sums[kLanes] = {};
+  for (uint64_t k = 0; k < count; k += kLanes)
+    for (uint64_t lane = 0; lane < kLanes; lane++) sums[lane] += a[k + lane] * b[k + lane];
+  float sum = 0;
+  for (float lane : sums) sum += lane;
+  return sum;
+}
+
 void multiply(const Operand& a, const Operand& b, float alpha, float beta, const float* c, int64_t c_stride,
               float* d, int64_t d_stride) {
-  for (uint64_t column = 0; column < b.columns; column++) {
-    for (uint64_t row = 0; row < a.rows; row++) {
-      float sum = 0;
-      for (uint64_t k = 0; k < a.columns; k++) sum += a.at(row, k) * b.at(k, column);
+  const uint64_t depth = (a.columns + kLanes - 1) / kLanes * kLanes;
+  const std::vector<float> left = rows_of(a, depth), right = rows_of(transposed(b), depth);
+  for (uint64_t row = 0; row < a.rows; row++) {
+    for (uint64_t column = 0; column < b.columns; column++) {
       int64_t i = static_cast<int64_t>(column);
       float before = beta == 0 ? 0 : beta * c[i * c_stride + static_cast<int64_t>(row)];
-      d[i * d_stride + static_cast<int64_t>(row)] = alpha * sum + before;
+      d[i * d_stride + static_cast<int64_t>(row)] =
+          alpha * dot(&left[row * depth], &right[column * depth], depth) + before;
     }
   }
 }
