@@ -66,9 +66,16 @@ SPKV_INLINE void advance_tile(vf (&acc)[kRows][kVectors], const float* a, int64_
   advance_tile(acc, a + 1, lda, row);
 }
 
-template <typename T, int kRows, int kVectors>
+// Into the second-level cache: the first one is full of what is in use.
+template <int kBytes>
+SPKV_INLINE void fetch(const char* p) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
+template <typename T, int kRows, int kVectors, bool kAhead>
 void multiply_tile(int64_t depth, const float* a, int64_t lda, const T* b, int64_t ldb, float* c, int64_t ldc,
-                   bool accumulate) {
+                   bool accumulate, int64_t ahead) {
   constexpr int64_t kStep = 4 / sizeof(T);  // k per 32-bit lane
   vf acc[kRows][kVectors];
 #pragma GCC unroll 8
@@ -76,7 +83,10 @@ void multiply_tile(int64_t depth, const float* a, int64_t lda, const T* b, int64
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; v++) acc[r][v] = accumulate ? loadf(c + r * ldc + v * kLanes) : vf{};
 #pragma GCC unroll kUnroll
-  for (int64_t k = 0; k < depth; k += kStep) advance_tile(acc, a + k, lda, b + k * ldb);
+  for (int64_t k = 0; k < depth; k += kStep) {
+    advance_tile(acc, a + k, lda, b + k * ldb);
+    if constexpr (kAhead) fetch<kVectors * kLanes * 4>(reinterpret_cast<const char*>(b + k * ldb) + ahead);
+  }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; r++)
 #pragma GCC unroll 8
@@ -84,31 +94,38 @@ void multiply_tile(int64_t depth, const float* a, int64_t lda, const T* b, int64
 }
 
 // All columns of kRows rows: wide tiles first, then narrower ones for the rest.
-template <typename T, int kRows, int kVectors>
+template <typename T, int kRows, int kVectors, bool kAhead>
 inline void multiply_columns(int64_t columns, int64_t depth, const float* a, int64_t lda, const T* b,
-                             int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+                             int64_t ldb, float* c, int64_t ldc, bool accumulate, int64_t ahead) {
   constexpr int64_t kWidth = kVectors * kLanes;
   int64_t j = 0;
   for (; j + kWidth <= columns; j += kWidth)
-    multiply_tile<T, kRows, kVectors>(depth, a, lda, b + j * (4 / sizeof(T)), ldb, c + j, ldc, accumulate);
+    multiply_tile<T, kRows, kVectors, kAhead>(depth, a, lda, b + j * (4 / sizeof(T)), ldb, c + j, ldc,
+                                              accumulate, ahead);
   if constexpr (kVectors > 1) {
     if (j < columns)
-      multiply_columns<T, kRows, kVectors / 2>(columns - j, depth, a, lda, b + j * (4 / sizeof(T)), ldb,
-                                               c + j, ldc, accumulate);
+      multiply_columns<T, kRows, kVectors / 2, kAhead>(columns - j, depth, a, lda, b + j * (4 / sizeof(T)),
+                                                       ldb, c + j, ldc, accumulate, ahead);
   }
 }
 
-template <typename T, int kRows>
+template <typename T, int kRows, bool kAhead>
 inline void multiply_rows(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda,
-                          const T* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+                          const T* b, int64_t ldb, float* c, int64_t ldc, bool accumulate, int64_t ahead) {
   if constexpr (kRows > 1) {
     if (rows < kRows)
-      return multiply_rows<T, kRows - 1>(rows, columns, depth, a, lda, b, ldb, c, ldc, accumulate);
+      return multiply_rows<T, kRows - 1, kAhead>(rows, columns, depth, a, lda, b, ldb, c, ldc, accumulate,
+                                                 ahead);
   }
-  multiply_columns<T, kRows, tile_vectors<T>(kRows)>(columns, depth, a, lda, b, ldb, c, ldc, accumulate);
+  multiply_columns<T, kRows, tile_vectors<T>(kRows), kAhead>(columns, depth, a, lda, b, ldb, c, ldc,
+                                                             accumulate, ahead);
 }
 
 // c[r, j] = (accumulate ? c[r, j] : 0) + sum_k a[r, k] * b[k, j]   for r < rows, j < columns, k < depth
+//
+// With kAhead, what lies `ahead` bytes behind each piece of b is fetched while that piece is used: a next
+// panel of the same shape, which no prefetcher of the processor could foresee. Spread over the loop, the
+// fetches never wait for each other.
 //
 // Sums run over k in ascending order in one chain of fused multiply-adds per element, whatever `rows` is.
 // `columns` is a multiple of kLanes.
@@ -116,14 +133,14 @@ inline void multiply_rows(int64_t rows, int64_t columns, int64_t depth, const fl
 //   T = uint16_t: bf16 in pairs of k: b[k, j] at b[(k / 2) * 2 * ldb + 2 * j + k % 2]; depth is even. One
 //   load
 //                 gives two vectors, each at the price of a shift or a mask.
-template <typename T>
+template <typename T, bool kAhead = false>
 void multiply_panel(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda, const T* b,
-                    int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+                    int64_t ldb, float* c, int64_t ldc, bool accumulate, int64_t ahead = 0) {
   // Tiles of about equal height: 8 rows are 4 + 4, not 6 + 2.
   int64_t tiles = divide_up(rows, kTileRows<T>);
   for (; tiles > 0; tiles--) {
     int64_t height = divide_up(rows, tiles);
-    multiply_rows<T, kTileRows<T>>(height, columns, depth, a, lda, b, ldb, c, ldc, accumulate);
+    multiply_rows<T, kTileRows<T>, kAhead>(height, columns, depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
     rows -= height;
     a += height * lda;
     c += height * ldc;

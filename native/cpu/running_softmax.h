@@ -35,10 +35,16 @@ SPKV_INLINE vf exp_of_negative(vf x) {
 
 // multiply_panel for few rows and a panel that comes from memory. A tile that is no wider than a cache line
 // makes several passes over the panel, a stripe at a time, which no prefetcher follows; so it goes in blocks
-// of 4 KiB, each fetched while the one before is used. The sums are the same.
+// of 4 KiB, each fetched while the one before is used. Where the panel has been fetched `ahead`, none of this
+// is needed. The sums are the same.
 template <typename T>
 SPKV_INLINE void multiply_stream(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda,
-                                 const T* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+                                 const T* b, int64_t ldb, float* c, int64_t ldc, bool accumulate,
+                                 int64_t ahead) {
+  if (ahead != 0) {
+    multiply_panel<T, true>(rows, columns, depth, a, lda, b, ldb, c, ldc, accumulate, ahead);
+    return;
+  }
   if (rows > 8 || tile_vectors<T>(static_cast<int>(rows)) * kLanes > 16) {
     multiply_panel(rows, columns, depth, a, lda, b, ldb, c, ldc, accumulate);
     return;
@@ -56,10 +62,11 @@ SPKV_INLINE void multiply_stream(int64_t rows, int64_t columns, int64_t depth, c
 // `add` takes 16 to 64 keys more.
 struct RunningSoftmax {
   int64_t rows, dim;
-  const float* q;  // [rows][dim], times the scale
-  float* top;      // [rows] -infinity before the first visible key
-  float* sum;      // [rows][kLanes]
-  float* out;      // [rows][padded_dim(dim)]
+  const float* q;     // [rows][dim], times the scale
+  float* top;         // [rows] -infinity before the first visible key
+  float* sum;         // [rows][kLanes]
+  float* out;         // [rows][padded_dim(dim)]
+  int64_t ahead = 0;  // bytes from the keys and values to those that come next, of as many rows; 0 for none
 
   // The rows [first, first + count) of these.
   SPKV_INLINE RunningSoftmax part(int64_t first, int64_t count) const {
@@ -79,9 +86,9 @@ struct RunningSoftmax {
   void add(const T* keys, const T* values, int64_t columns, const Adjust& adjust) const {
     alignas(64) float scores[kMostRows * kPageTokens];
     int64_t width = padded_dim(dim);
-    multiply_stream(rows, columns, dim, q, dim, keys, kPageTokens, scores, kPageTokens, false);
+    multiply_stream(rows, columns, dim, q, dim, keys, kPageTokens, scores, kPageTokens, false, ahead);
     for (int64_t r = 0; r < rows; r++) weigh(r, columns, scores + r * kPageTokens, adjust);
-    multiply_stream(rows, width, columns, scores, kPageTokens, values, width, out, width, true);
+    multiply_stream(rows, width, columns, scores, kPageTokens, values, width, out, width, true, ahead);
   }
 
   // Turns the scores of row r into weights.
