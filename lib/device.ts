@@ -31,7 +31,9 @@ const CPU_OPTIONS = ['threads', 'pin', 'instructions'] as const;
  *
  * A device runs its operations in order on a stream of its own; calls return at once, and only reading results
  * back waits, as a promise. The first operation that fails while running cancels what is enqueued behind it (in
- * its submission, see {@link Device.submit}) until its error has been delivered by a rejected promise.
+ * its submission, see {@link Device.submit}) until its error has been delivered by a rejected promise. On a GPU
+ * some of it may have begun: what it wrote to tensors is then arbitrary, but caches and sampling histories are as
+ * they were before the failure.
  *
  * Errors: INVALID_ARGUMENT; DEVICE for a GPU that is not there or cannot be used, with the reason; OUT_OF_MEMORY.
  */

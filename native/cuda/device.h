@@ -19,8 +19,8 @@ struct CudaOptions {
 struct CudaLibrary {
   const char* version;  // SPKV_CUDA_VERSION
   int (*device_count)(Status* status);
-  // Null with a status: kDevice without a driver or device, or with a driver or GPU that is too old, or without
-  // cuBLASLt; kOutOfMemory.
+  // Null with a status: kDevice without a driver or device, or with a driver or GPU that is too old, or
+  // without cuBLASLt; kOutOfMemory.
   Device* (*open)(const CudaOptions& options, Status* status);
 };
 

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { loadModel, type SpkvError, type TextModel } from '../../lib/index.js';
-import { testDevice } from '../support/device.js';
+import { maxDifference, testDevice } from '../support/device.js';
 import { expectError } from '../support/errors.js';
 import { MODEL_DIR } from '../support/golden.js';
 
@@ -24,14 +24,20 @@ async function alone(ids: number[], steps: number): Promise<{ logits: Float32Arr
   return { logits, tokens };
 }
 
-test('a sequence gives bit for bit the same in any company', async () => {
+/** The same bit for bit; on a GPU, whose libraries choose the order of sums by the size of a step, to rounding. */
+function expectAgreement(actual: Float32Array, expected: Float32Array): void {
+  if (device.name === 'cpu') expect(actual).toEqual(expected);
+  else expect(maxDifference(actual, expected)).toBeLessThan(1e-3);
+}
+
+test('a sequence gives the same in any company', async () => {
   const prompts = [text.slice(0, 700), text.slice(500, 530), text.slice(100, 101), text.slice(0, 129), text.slice(1000, 1400)];
   const single = [];
   for (const prompt of prompts) single.push(await alone(prompt.slice(0, 200), 12));
 
   const sequences = await Promise.all(prompts.map(() => model.createSequence()));
   const together = await model.step(prompts.map((ids, i) => ({ sequence: sequences[i]!, ids: ids.slice(0, 200) })));
-  for (const [i, logits] of together.entries()) expect(logits).toEqual(single[i]!.logits);
+  for (const [i, logits] of together.entries()) expectAgreement(logits, single[i]!.logits);
   using decoder = model.createDecoder(sequences.map((sequence) => ({ sequence, next: 10 })));
   const rows: number[][] = prompts.map(() => []);
   for (let step = 0; step < 12; step++) (await decoder.step()).forEach((id, row) => rows[row]!.push(id));
@@ -46,7 +52,7 @@ test('prompts and single tokens mix in one step', async () => {
   await model.prefill(lone, text.slice(0, 300));
   const [expected] = await model.step([{ sequence: lone, ids: [50] }]);
   const [fromA] = await model.step([{ sequence: a, ids: [50] }, { sequence: b, ids: text.slice(0, 150) }]);
-  expect(fromA).toEqual(expected);
+  expectAgreement(fromA!, expected!);
   expect([a.length, b.length]).toEqual([301, 150]);
   await Promise.all([a, b, lone].map((sequence) => sequence.dispose()));
 });
