@@ -33,7 +33,7 @@ export class Engine implements AsyncDisposable {
   readonly #parking: Parking;
   readonly #scheduler: Scheduler;
   readonly #runner: Runner;
-  readonly #rates = new Rates();
+  readonly #rates: Rates;
   readonly #counters = new Counters();
   /** Requests that have not ended. */
   readonly #open = new Set<Request>();
@@ -42,10 +42,11 @@ export class Engine implements AsyncDisposable {
   #loop: Promise<void> | undefined;
   #closing = false;
 
-  /** Errors: INVALID_ARGUMENT, OUT_OF_MEMORY. */
-  constructor(model: TextModel, opts?: EngineOptions) {
+  /** Errors: INVALID_ARGUMENT, OUT_OF_MEMORY. `rates` is for tests: what the engine believes of the machine at first. */
+  constructor(model: TextModel, opts?: EngineOptions, rates = new Rates()) {
     const { cache, chunk } = model;
     this.model = model;
+    this.#rates = rates;
     this.#options = resolveEngineOptions(model, opts);
     const { maxSequences, stepTokens, reuse, reuseShare } = this.#options;
     this.#pages = new Pages(cache);
@@ -66,8 +67,8 @@ export class Engine implements AsyncDisposable {
     if (this.#closing) throw new SpkvError('DISPOSED', 'The engine has been closed');
     const resolved = resolveRequest(this.model, this.#options.maxSequences, prompt, opts);
     const { maxWaiting, maxSequences } = this.#options;
-    const idle = this.#open.size < maxSequences && this.#queue.size === 0;
-    if (this.#queue.size >= maxWaiting && !idle) {
+    const places = Math.max(0, maxSequences - this.#scheduler.running.size);
+    if (this.#queue.size >= maxWaiting + places) {
       this.#counters.requests.refused++;
       throw new SpkvError('OVERLOADED', `${this.#queue.size} requests are waiting already; maxWaiting allows no more`);
     }
@@ -85,7 +86,7 @@ export class Engine implements AsyncDisposable {
 
   /** How it stands. */
   stats(): EngineStats {
-    const running = [...this.#scheduler.running];
+    const running = [...this.#scheduler.running].filter((choice) => !choice.ended);
     const paused = running.filter((choice) => this.#scheduler.paused(choice)).length;
     const reading = running.filter((choice) => choice.unread > 0 && !this.#scheduler.paused(choice)).length;
     const { requests, tokens, steps, latency, density } = this.#counters;

@@ -1,5 +1,4 @@
-import type { KvCache, PoolStats, Sequence } from '../ops.js';
-import { PAGE_TOKENS } from '../ops.js';
+import { type KvCache, PAGE_TOKENS, type PoolStats, type Sequence } from '../ops.js';
 import type { Choice } from './choice.js';
 
 /** How much one new measurement counts against those before. */
@@ -77,12 +76,6 @@ export class Pages {
   /** Pages that so many tokens of a prompt will take, as far as can be told from those that were read. */
   guess(threshold: number, tokens: number): number {
     return Math.ceil((this.#lists * tokens * (this.#densities.get(threshold) ?? 1)) / PAGE_TOKENS);
-  }
-
-  /** Pages of a sequence, shared ones included. */
-  async heldBy(sequence: Sequence): Promise<{ ring: number; kept: number }> {
-    const { pages } = await sequence.stats();
-    return { ring: this.ring, kept: pages - this.ring };
   }
 
   /** Learns from what a sequence holds how much is kept: pairs, of those that have left the window. */

@@ -22,8 +22,8 @@ export class PrefixTree<T> {
     }
   }
 
-  /** Sets the value of the first `length` of `ids`. The node is for {@link delete}. */
-  set(ids: readonly number[], length: number, value: T): Node<T> {
+  /** The node of the first `length` of `ids`, to be given a value. */
+  at(ids: readonly number[], length: number): Node<T> {
     let node = this.#root;
     while (node.length < length) {
       const child = node.children.get(ids[node.length]!);
@@ -34,8 +34,15 @@ export class PrefixTree<T> {
       const shared = Math.min(common(child.edge, ids, node.length), length - node.length);
       node = shared === child.edge.length ? child : this.#split(child, shared);
     }
-    node.value = value;
     return node;
+  }
+
+  /** The values below a node, up to the first on each way. */
+  *next(node: Node<T>): Generator<T, void, void> {
+    for (const child of node.children.values()) {
+      if (child.value !== undefined) yield child.value;
+      else yield* this.next(child);
+    }
   }
 
   /** Removes the value of a node. */

@@ -1,4 +1,4 @@
-import type { Sequence } from '../ops.js';
+import { PAGE_TOKENS, type Sequence } from '../ops.js';
 import type { Choice } from './choice.js';
 import type { Pages } from './pages.js';
 import { type Node, PrefixTree } from './prefix-tree.js';
@@ -13,8 +13,12 @@ interface State {
   exact: boolean;
   /** Whether it is the end of an answer. */
   turn: boolean;
-  /** Pages that it holds beyond those of the next shorter state on its way. */
+  /** Pages of its rings and of its kept pairs. */
   pages: number;
+  /** Of the latter, those that are full: longer states share them. */
+  full: number;
+  /** Those that it shares with the next shorter state on its way. */
+  shared: number;
 }
 
 export interface PrefixStats {
@@ -143,12 +147,14 @@ export class Prefixes {
     const { length } = sequence;
     let shorter: State | undefined;
     for (const state of tree.along(ids)) if (state.length < length) shorter = state;
-    const held = await this.#pages.heldBy(sequence);
-    const pages = held.ring + Math.max(0, held.kept - (shorter ? (await this.#pages.heldBy(shorter.sequence)).kept : 0));
-    const state: Omit<State, 'node'> & Partial<State> = { sequence, threshold, length, exact: exact && !turn, turn, pages };
-    state.node = tree.set(ids, length, state as State);
-    this.#states.add(state as State);
-    this.#held += pages;
+    const { pages, kept } = await sequence.stats();
+    const full = kept.reduce((sum, pairs) => sum + Math.floor(pairs / PAGE_TOKENS), 0);
+    const shared = shorter?.full ?? 0;
+    const node = tree.at(ids, length);
+    const state: State = { sequence, threshold, length, node, exact: exact && !turn, turn, pages, full, shared };
+    node.value = state;
+    this.#states.add(state);
+    this.#held += pages - shared;
     while (this.#held > this.#mostPages && (await this.drop()));
   }
 
@@ -159,8 +165,13 @@ export class Prefixes {
 
   async #forget(state: State): Promise<void> {
     this.#states.delete(state);
-    this.#held -= state.pages;
+    this.#held -= state.pages - state.shared;
     const tree = this.#trees.get(state.threshold)!;
+    // What longer states shared with it is theirs now, or shared with the next shorter one.
+    for (const longer of tree.next(state.node)) {
+      this.#held += longer.shared - state.shared;
+      longer.shared = state.shared;
+    }
     tree.delete(state.node);
     if (tree.empty) this.#trees.delete(state.threshold);
     await state.sequence.dispose();
