@@ -1,21 +1,24 @@
 /**
  * Benchmarks of spkv, and of its peers beside it with --peer. Prints tables; writes bench/results/<suite>.json.
  *   npm run bench                              operations and the bundled model
+ *   npm run bench -- --suite engine --peer     many requests at once, against llama.cpp's batches
  *   npm run bench -- --suite large --peer      a random Llama of 100 M parameters against llama.cpp
  */
 import { parseArgs } from 'node:util';
 import { openDevice } from '../lib/ops.js';
 import { writeResults } from './harness.js';
 import { commit, machine } from './machine.js';
+import { engineSuite } from './suites/engine.js';
 import { largeSuite } from './suites/large.js';
 import { modelSuite } from './suites/model.js';
 import { operationsSuite } from './suites/operations.js';
 import type { Settings, Suite } from './suites/suite.js';
 
-const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite };
-const HELP = `Usage: npm run bench -- [--suite ops|model|large|all] [--peer] [--device cpu|cuda:N] [--threads N] [--repeats N]
+const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, engine: engineSuite };
+const HELP = `Usage: npm run bench -- [--suite ops|model|engine|large|all] [--peer] [--device cpu|cuda:N] [--threads N] [--repeats N]
 
-  --suite    ops: single operations; model: the bundled code-6m; large: a random Llama of 100 M parameters
+  --suite    ops: single operations; model: the bundled code-6m; engine: the same with many requests
+             at once; large: a random Llama of 100 M parameters
              (a comma between several; default ops,model)
   --peer     run onnxruntime-node and node-llama-cpp beside, see bench/peers/README.md
   --device   where spkv computes (default cpu); the peers compute on the CPU
