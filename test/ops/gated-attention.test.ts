@@ -127,6 +127,8 @@ describe.each(testDevices())('gated attention on %s', (_, device) => {
     expect(refused(4, f32(5, 3))).toBe('SHAPE');
     expect(refused(5, f32(2))).toBe('DTYPE');
     expect(refused(5, device.from(Int32Array.of(5)))).toBe('SHAPE');
+    const headless = [f32(5, 0, 16), f32(5, 0, 16), ...good.slice(2)] as typeof good;
+    expect(refusal(() => gatedAttention(...headless))).toBe('SHAPE');
     for (const window of [0, -1, 1.5, NaN]) expect(['INVALID_ARGUMENT', 'OUT_OF_RANGE']).toContain(refused(6, window));
     expect(refused(7, null)).toBe('INVALID_ARGUMENT');
   });
