@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { totalmem } from 'node:os';
-import { loadModel, type SpkvError, type TextModel } from '../../lib/index.js';
+import { evaluate, loadModel, type SpkvError, type TextModel } from '../../lib/index.js';
+import { liveAllocations } from '../../lib/ops.js';
 import { maxDifference, testDevice } from '../support/device.js';
 import { expectError } from '../support/errors.js';
 import { MODEL_DIR } from '../support/golden.js';
@@ -180,6 +181,21 @@ test('the pool is a quarter of the memory, and on a GPU most of what the weights
   expect(capacityPages * pageBytes).toBeGreaterThan(0.2 * (free ?? totalmem()));
 });
 
+test('what a model holds is given back when it is disposed, and when it could not be loaded', async () => {
+  const before = liveAllocations();
+  const fresh = await loadModel(MODEL_DIR, { device });
+  expect(liveAllocations().bytes - before.bytes).toBeGreaterThan(6e6);
+  const sequence = await fresh.createSequence();
+  fresh.dispose();
+  await sequence.dispose(); // its pages have gone with the cache
+  await device.synchronize();
+  expect(liveAllocations().bytes - before.bytes).toBeLessThan(1e6);
+
+  await expectError(() => loadModel(MODEL_DIR, { device, kvMemory: 1000 }), 'INVALID_ARGUMENT', 'kvMemory');
+  await device.synchronize();
+  expect(liveAllocations().bytes - before.bytes).toBeLessThan(1e6);
+});
+
 describe('bad arguments', () => {
   test.each<[string, string, () => unknown]>([
     ['an unknown option', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { thread: 2 } as never)],
@@ -188,6 +204,11 @@ describe('bad arguments', () => {
     ['no threads', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { threads: 0 })],
     ['a cache type', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device, cacheDtype: 'f16' as never })],
     ['a negative slack', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device, slack: -1 })],
+    ['memory of no size, before anything is read', 'INVALID_ARGUMENT', () => loadModel('no/such/model', { kvMemory: NaN })],
+    ['options of a device that is open', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device, threads: 1 })],
+    ['a device that is none', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device: {} as never })],
+    ['a signal that is none', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device, signal: {} as never })],
+    ['a callback that is none', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device, onProgress: 1 as never })],
     ['a chunk of nothing', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device, chunk: 0 })],
     ['no directory', 'FILE', () => loadModel('no/such/model', { device })],
     ['a directory that is no string', 'INVALID_ARGUMENT', () => loadModel(7 as never)],
@@ -198,6 +219,16 @@ describe('bad arguments', () => {
 
   test.each<[string, string, (sequence: Awaited<ReturnType<TextModel['createSequence']>>) => unknown]>([
     ['a threshold', 'INVALID_ARGUMENT', () => model.createSequence({ threshold: NaN })],
+    ['a misspelt threshold', 'INVALID_ARGUMENT', () => model.createSequence({ treshold: 1 } as never)],
+    ['a misspelt threshold of utilities', 'INVALID_ARGUMENT', () => model.utilities([1], { treshold: 1 } as never)],
+    ['a misspelt threshold of an evaluation', 'INVALID_ARGUMENT', () => evaluate(model, [1, 2], { treshold: 1 } as never)],
+    ['a misspelt option of prefill', 'INVALID_ARGUMENT', (sequence) => model.prefill(sequence, [1], { onprogress: () => {} } as never)],
+    ['a signal that is none', 'INVALID_ARGUMENT', (sequence) => model.prefill(sequence, [1], { signal: true as never })],
+    ['a signal of a step that is none', 'INVALID_ARGUMENT', (sequence) => model.step([{ sequence, ids: [1] }], 5 as never)],
+    ['a callback that is none', 'INVALID_ARGUMENT', (sequence) => model.score(sequence, [1], { onProgress: 'x' as never })],
+    ['an input that is none', 'INVALID_ARGUMENT', () => model.step([null as never])],
+    ['a row that is none', 'INVALID_ARGUMENT', () => model.createDecoder([7 as never])],
+    ['a misspelt part of a row', 'INVALID_ARGUMENT', (sequence) => model.createDecoder([{ sequence, next: 1, samplng: {} } as never])],
     ['no tokens', 'INVALID_ARGUMENT', (sequence) => model.prefill(sequence, [])],
     ['a token beyond the vocabulary', 'OUT_OF_RANGE', (sequence) => model.prefill(sequence, [1, 320])],
     ['a token that is no integer', 'OUT_OF_RANGE', (sequence) => model.prefill(sequence, [1.5])],
