@@ -56,7 +56,7 @@ export const SETTINGS = {
   validationShare: { kind: 'number', min: 0, max: 0.5, default: 0.02, help: 'share of the documents set aside for validation' },
   validationTokens: { kind: 'integer', min: 1, default: 65_536, free: true, help: 'tokens that a validation reads, at most' },
   validateEvery: { kind: 'integer', min: 1, default: undefined, otherwise: 'a twentieth of the run', free: true, help: 'steps between validations' },
-  validationThresholds: { kind: 'list', min: 0, max: 2, default: [0.3, 0.5, 0.7], free: true, help: 'thresholds at which hard gates are measured' },
+  validationThresholds: { kind: 'list', min: 0, max: 1, default: [0.3, 0.5, 0.7], free: true, help: 'thresholds at which hard gates are measured' },
   // What to keep
   saveEvery: { kind: 'integer', min: 1, default: undefined, otherwise: 'a tenth of the run', free: true, help: 'steps between checkpoints' },
   keep: { kind: 'integer', min: 1, default: 2, free: true, help: 'checkpoints that stay, beside the best one' },
