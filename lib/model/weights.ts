@@ -47,7 +47,7 @@ export async function loadWeights(
   checkpoint: Checkpoint, device: Device, onProgress?: (share: number) => void, signal?: AbortSignal,
 ): Promise<ModelWeights> {
   const plan = checkedWeightPlan(checkpoint);
-  const loader = new Loader(checkpoint, device);
+  const loader = new TensorLoader(checkpoint, device);
   const embedding = await loader.load(plan.embedTokens);
   const layers: LayerWeights[] = [];
   for (const layer of plan.layers) {
@@ -70,7 +70,7 @@ export function disposeWeights({ embedding, layers, finalNorm, head }: ModelWeig
   for (const tensor of [embedding, ...parts, finalNorm, head]) tensor?.dispose();
 }
 
-async function loadLayer(loader: Loader, plan: LayerPlan): Promise<LayerWeights> {
+async function loadLayer(loader: TensorLoader, plan: LayerPlan): Promise<LayerWeights> {
   const { predictor } = plan;
   const fc1 = predictor ? [predictor.fc1Weight] : [];
   return {
@@ -95,7 +95,8 @@ async function loadLayer(loader: Loader, plan: LayerPlan): Promise<LayerWeights>
   };
 }
 
-class Loader {
+/** Brings tensors of a checkpoint to a device: as they are, or widened where there are no kernels for their type. */
+export class TensorLoader {
   constructor(
     private readonly checkpoint: Checkpoint,
     private readonly device: Device,
@@ -174,7 +175,7 @@ class Loader {
 let halfTable: Float32Array | undefined;
 
 /** IEEE 754 binary16 bits as numbers. By table, since files have thousands of millions of them. */
-export function halvesToFloats(halves: Uint16Array): Float32Array {
+function halvesToFloats(halves: Uint16Array): Float32Array {
   const table = (halfTable ??= Float32Array.from({ length: 1 << 16 }, (_, bits) => halfToFloat(bits)));
   const floats = new Float32Array(halves.length);
   for (let i = 0; i < halves.length; i++) floats[i] = table[halves[i]!]!;
