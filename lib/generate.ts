@@ -1,5 +1,5 @@
 import { ANSWER_OPTION_NAMES, type AnswerOptions, type ResolvedAnswer, resolveAnswer } from './answer-options.js';
-import { options } from './check.js';
+import { abortSignal, callback, options } from './check.js';
 import { SpkvError } from './errors.js';
 import { type CacheReport, reportCache } from './report.js';
 import { Session } from './session.js';
@@ -76,7 +76,7 @@ function resolve(model: TextModel, prompt: string | readonly number[], opts?: Ge
     throw new SpkvError('INVALID_ARGUMENT', `The session keeps its threshold of ${session.threshold}`);
   }
   const resolved = resolveAnswer(model, prompt, session ? { ...answer, threshold: session.threshold } : answer);
-  return { ...resolved, session, onPrefill, signal };
+  return { ...resolved, session, onPrefill: callback(onPrefill, 'onPrefill'), signal: abortSignal(signal, 'signal') };
 }
 
 async function* run(
@@ -93,6 +93,7 @@ async function* run(
   let failed = false;
   try {
     signal?.throwIfAborted();
+    using _ = session.take();
     const prepared = await session.prepare(prompt, {
       ...(request.onPrefill ? { onProgress: request.onPrefill } : {}),
       ...(signal ? { signal } : {}),
@@ -124,8 +125,9 @@ async function* run(
     throw error;
   } finally {
     const decodeSeconds = (performance.now() - start) / 1000;
-    if (!failed && session.sequence) {
-      finish({
+    const conclude = async (): Promise<GenerationResult> => {
+      if (!session.sequence) throw new SpkvError('DISPOSED', 'The session was reset while it was in use');
+      return {
         text: text.join(''),
         ids,
         finishReason,
@@ -137,8 +139,9 @@ async function* run(
           decodeSeconds,
         },
         cache: await reportCache(session.sequence),
-      });
-    }
+      };
+    };
+    if (!failed) await conclude().then(finish, fail);
     if (!request.session) await session.dispose();
   }
 }

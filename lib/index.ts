@@ -10,7 +10,7 @@ export type { EngineOptions, RequestOptions } from './engine/options.js';
 export type { Request, RequestResult, RequestTiming } from './engine/request.js';
 export type { EngineStats, RequestRecord, StepRecord } from './engine/stats.js';
 export { type ErrorCode, SpkvError } from './errors.js';
-export { evaluate, type Evaluation, WINDOW_ONLY } from './evaluate.js';
+export { evaluate, type EvaluateOptions, type Evaluation, WINDOW_ONLY } from './evaluate.js';
 export type { GenerateOptions, Generation, GenerationResult } from './generate.js';
 export { Decoder, type DecoderRow } from './model/decoder.js';
 export { Model, type ModelOptions, type PrefillOptions, type StepInput } from './model/model.js';

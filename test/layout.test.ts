@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path';
 
 /** The layers of lib/, lowest first: a file imports from its own layer and from those above it in this list. */
 const LAYERS = [
-  ['errors', 'check', 'json', 'files'],
+  ['errors', 'check', 'json', 'files', 'random', 'heat-color'],
   ['native'],
   ['tensor', 'device', 'cache', 'ops'],
   ['checkpoint/', 'text/', 'sampling-options'],
@@ -13,6 +13,7 @@ const LAYERS = [
   ['session', 'report', 'evaluate', 'answer-options', 'generate', 'text-model'],
   ['engine/'],
   ['index'],
+  ['train/'],
   ['benchmark/'],
   ['cli/'],
 ];

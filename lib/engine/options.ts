@@ -1,5 +1,5 @@
 import { ANSWER_OPTION_NAMES, type AnswerOptions, type ResolvedAnswer, resolveAnswer } from '../answer-options.js';
-import { integer, isFiniteNumber, invalid, number, oneOf, options, string } from '../check.js';
+import { abortSignal, callback, integer, isFiniteNumber, invalid, number, oneOf, options, string } from '../check.js';
 import { SpkvError } from '../errors.js';
 import type { Model } from '../model/model.js';
 import { checkTokenIds } from '../model/token-ids.js';
@@ -40,9 +40,7 @@ export function resolveEngineOptions(model: Model, opts?: EngineOptions): Resolv
   const given = options(opts, 'engine options', names);
   const maxSequences = integer(given.maxSequences ?? 32, 'maxSequences', 1, 4096);
   const least = model.chunk + maxSequences;
-  for (const name of ['onStep', 'onRequest'] as const) {
-    if (given[name] !== undefined && typeof given[name] !== 'function') throw invalid('a function', name, given[name]);
-  }
+  const [onStep, onRequest] = [callback(given.onStep, 'onStep'), callback(given.onRequest, 'onRequest')];
   return {
     maxSequences,
     stepTokens: integer(given.stepTokens ?? least, 'stepTokens', least, 1 << 20),
@@ -50,8 +48,8 @@ export function resolveEngineOptions(model: Model, opts?: EngineOptions): Resolv
     reuse: oneOf(given.reuse ?? 'turns', 'reuse', ['turns', 'exact', 'none']),
     reuseShare: number(given.reuseShare ?? 0.5, 'reuseShare', 0, 1),
     readAhead: integer(given.readAhead ?? 1024, 'readAhead', 1),
-    ...(given.onStep && { onStep: given.onStep }),
-    ...(given.onRequest && { onRequest: given.onRequest }),
+    ...(onStep && { onStep }),
+    ...(onRequest && { onRequest }),
   };
 }
 
@@ -93,7 +91,6 @@ export function resolveRequest(
     throw new SpkvError('INVALID_ARGUMENT', `Expected at most ${maxSequences} for n, the engine's maxSequences, but received ${texts}`);
   }
   if (deadline !== undefined && !isFiniteNumber(deadline, 0)) throw invalid('milliseconds, a number of at least 0,', 'deadline', deadline);
-  if (signal !== undefined && typeof signal?.addEventListener !== 'function') throw invalid('an AbortSignal', 'signal', signal);
   return {
     ...resolved,
     n: texts,
@@ -101,6 +98,6 @@ export function resolveRequest(
     priority: integer(priority ?? 0, 'priority', -100, 100),
     client: string(client ?? '', 'client'),
     deadline: deadline ?? Infinity,
-    signal,
+    signal: abortSignal(signal, 'signal'),
   };
 }
