@@ -111,7 +111,7 @@ export class Engine implements AsyncDisposable {
   async close(opts?: { abort?: boolean }): Promise<void> {
     const { abort = false } = options(opts, 'close options', ['abort']);
     this.#closing = true;
-    if (abort) for (const request of [...this.#open]) request.cancel(new SpkvError('ABORTED', 'The engine is closing'));
+    if (abort) for (const request of this.#open) request.cancel(new SpkvError('ABORTED', 'The engine is closing'));
     this.#wake?.();
     this.#closed ??= (async () => {
       await (this.#loop ?? Promise.resolve());
@@ -134,7 +134,7 @@ export class Engine implements AsyncDisposable {
         if (await this.#step()) continue;
       } catch (error) {
         // A device that fails, or a defect: whoever waits is told, and the next request finds out whether it is over.
-        for (const request of [...this.#open]) request.fail(error);
+        for (const request of this.#open) request.fail(error);
         await this.#scheduler.abandon();
       }
       if (this.#closing && this.#open.size === 0 && this.#scheduler.running.size === 0) return;

@@ -62,7 +62,12 @@ export class EventBuffer implements AsyncIterator<TextEvent, void, void> {
   end(error?: { error: unknown }): void {
     if (this.#end) return;
     this.#end = error ?? {};
-    for (const wanted of this.#wanted.splice(0)) this.next().then(wanted.resolve, wanted.reject);
+    // Who waits has taken all that there was.
+    for (const { resolve, reject } of this.#wanted.splice(0)) {
+      if ('error' in this.#end) reject(this.#end.error);
+      else resolve({ value: undefined, done: true });
+      this.#end = {}; // as a generator throws once
+    }
   }
 
   next(): Promise<IteratorResult<TextEvent, void>> {
@@ -76,7 +81,7 @@ export class EventBuffer implements AsyncIterator<TextEvent, void, void> {
     if (!this.#end) return new Promise((resolve, reject) => this.#wanted.push({ resolve, reject }));
     if (!('error' in this.#end)) return Promise.resolve({ value: undefined, done: true });
     const { error } = this.#end;
-    this.#end = {}; // as a generator throws once
+    this.#end = {};
     return Promise.reject(error);
   }
 

@@ -1,4 +1,4 @@
-import { ActivationMemory } from '../model/activations.js';
+import type { ActivationMemory } from '../model/activations.js';
 import { forward, type Network, project } from '../model/forward.js';
 import * as ops from '../ops.js';
 import type { Graph, KvCache, Tensor } from '../ops.js';

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { Engine, loadModel, type RequestOptions, type TextModel } from '../../lib/index.js';
 import { random, testDevice } from '../support/device.js';
-import { alone, tinyModel, until } from '../support/engine.js';
+import { alone, expectFree, tinyModel, until } from '../support/engine.js';
 import { temporaryDirectory } from '../support/files.js';
 import { MODEL_DIR } from '../support/golden.js';
 import { seeds } from '../support/operands.js';
@@ -79,7 +79,7 @@ test('random requests, lengths, priorities and leavers in pools of all sizes', a
     preemptions += stats.preemptions.saved;
     hits += stats.prefixes.hits;
     await engine.close();
-    expect(await model.cache.stats()).toMatchObject({ usedPages: 0, sequences: 0 });
+    await expectFree(model);
     model.dispose();
   });
   await fc.assert(property, { numRuns: 25, seed: 7 });

@@ -1,7 +1,7 @@
 // Requests that end otherwise than well, and engines that close.
-import { Engine, type Request, type RequestOptions, SpkvError, type TextModel } from '../../lib/index.js';
+import { Engine, type Request, type RequestOptions, type SpkvError, type TextModel } from '../../lib/index.js';
 import { random, testDevice } from '../support/device.js';
-import { alone, tinyModel, until } from '../support/engine.js';
+import { alone, expectFree, tinyModel, until } from '../support/engine.js';
 import { expectError } from '../support/errors.js';
 import { temporaryDirectory } from '../support/files.js';
 
@@ -12,9 +12,7 @@ beforeAll(async () => {
   model = await tinyModel(root, { device, pages: 200 });
 });
 afterAll(() => model.dispose());
-afterEach(async () => {
-  expect(await model.cache.stats()).toMatchObject({ usedPages: 0, sequences: 0 });
-});
+afterEach(() => expectFree(model));
 
 const uniform = random(1);
 const tokens = (count: number) => Array.from({ length: count }, () => 1 + Math.floor(uniform() * 45));
@@ -102,7 +100,7 @@ test('a poisoned request fails alone, whether its pairs or its logits are not fi
   for (const { result } of bad) await expectError(() => result, 'NON_FINITE');
   expect(await Promise.all(good.map(idsOf))).toEqual(expected);
   await engine.close();
-  expect(await poisoned.cache.stats()).toMatchObject({ usedPages: 0, sequences: 0 });
+  await expectFree(poisoned);
   poisoned.dispose();
 });
 
@@ -114,7 +112,7 @@ test('a request that is larger than the whole pool fails, and others go on', asy
   await expectError(() => requests[1]!.result, 'POOL_EXHAUSTED');
   for (const i of [0, 2]) expect(await idsOf(requests[i]!)).toEqual(await alone(model, prompts[i]!, { maxTokens: 20, threshold: 0, ignoreEos: true }));
   await engine.close();
-  expect(await small.cache.stats()).toMatchObject({ usedPages: 0, sequences: 0 });
+  await expectFree(small);
   small.dispose();
 });
 

@@ -1,7 +1,7 @@
 // What earlier requests have left in the cache changes nothing but time.
 import { Engine, type RequestOptions, type TextModel } from '../../lib/index.js';
 import { random, testDevice } from '../support/device.js';
-import { alone, tinyModel, until } from '../support/engine.js';
+import { alone, expectFree, tinyModel, until } from '../support/engine.js';
 import { temporaryDirectory } from '../support/files.js';
 
 const device = testDevice();
@@ -11,9 +11,7 @@ beforeAll(async () => {
   model = await tinyModel(root, { device, pages: 500 });
 });
 afterAll(() => model.dispose());
-afterEach(async () => {
-  expect(await model.cache.stats()).toMatchObject({ usedPages: 0, sequences: 0 });
-});
+afterEach(() => expectFree(model));
 
 const uniform = random(2);
 const tokens = (count: number) => Array.from({ length: count }, () => 1 + Math.floor(uniform() * 45));
@@ -98,7 +96,7 @@ test('states make room for requests', async () => {
   expect(prefixes.dropped).toBeGreaterThan(0);
   expect(preemptions).toEqual({ saved: 0, dropped: 0 });
   await engine.close();
-  expect(await small.cache.stats()).toMatchObject({ usedPages: 0, sequences: 0 });
+  await expectFree(small);
   small.dispose();
 });
 

@@ -2,7 +2,7 @@
 import { Rates } from '../../lib/engine/rates.js';
 import { Engine, type RequestOptions, type TextModel } from '../../lib/index.js';
 import { random, testDevice } from '../support/device.js';
-import { alone, tinyModel, until } from '../support/engine.js';
+import { alone, expectFree, tinyModel, until } from '../support/engine.js';
 import { temporaryDirectory } from '../support/files.js';
 
 const device = testDevice();
@@ -43,7 +43,7 @@ test.each(['saved', 'dropped'] as const)('texts make room and come back as if no
   expect(preemptions[way === 'saved' ? 'dropped' : 'saved']).toBe(0);
   expect(counts).toMatchObject({ finished: jobs.length, failed: 0 });
   await engine.close();
-  expect(await model.cache.stats()).toMatchObject({ usedPages: 0, sequences: 0 });
+  await expectFree(model);
   model.dispose();
 });
 

@@ -42,3 +42,8 @@ export async function alone(model: TextModel, prompt: readonly number[], options
 export async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
 }
+
+/** Expects that nobody holds memory of a model's cache. */
+export async function expectFree(model: TextModel): Promise<void> {
+  expect(await model.cache.stats()).toMatchObject({ usedPages: 0, sequences: 0 });
+}
