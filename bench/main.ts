@@ -12,13 +12,14 @@ import { engineSuite } from './suites/engine.js';
 import { largeSuite } from './suites/large.js';
 import { modelSuite } from './suites/model.js';
 import { operationsSuite } from './suites/operations.js';
+import { serverSuite } from './suites/server.js';
 import type { Settings, Suite } from './suites/suite.js';
 
-const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, engine: engineSuite };
-const HELP = `Usage: npm run bench -- [--suite ops|model|engine|large|all] [--peer] [--device cpu|cuda:N] [--threads N] [--repeats N]
+const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, engine: engineSuite, server: serverSuite };
+const HELP = `Usage: npm run bench -- [--suite ops|model|engine|server|large|all] [--peer] [--device cpu|cuda:N] [--threads N] [--repeats N]
 
   --suite    ops: single operations; model: the bundled code-6m; engine: the same with many requests
-             at once; large: a random Llama of 100 M parameters
+             at once; server: `spkv serve` with 64 clients, 10 s per repeat; large: a random Llama of 100 M parameters
              (a comma between several; default ops,model)
   --peer     run onnxruntime-node and node-llama-cpp beside, see bench/peers/README.md
   --device   where spkv computes (default cpu); the peers compute on the CPU

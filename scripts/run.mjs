@@ -56,6 +56,7 @@ switch (command) {
     tsx('bench/main.ts', rest);
     break;
   case 'test':
+    ensureDist(); // the server's process is tested as users start it
     node('jest/bin/jest.js', rest, {
       NODE_OPTIONS: `${process.env.NODE_OPTIONS ?? ''} --experimental-vm-modules --expose-gc --no-warnings=ExperimentalWarning`.trim(),
     });

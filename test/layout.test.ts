@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path';
 
 /** The layers of lib/, lowest first: a file imports from its own layer and from those above it in this list. */
 const LAYERS = [
-  ['errors', 'check', 'json', 'files', 'random', 'heat-color'],
+  ['errors', 'check', 'json', 'files', 'random', 'heat-color', 'version'],
   ['native'],
   ['tensor', 'device', 'cache', 'ops'],
   ['checkpoint/', 'text/', 'sampling-options'],
@@ -15,6 +15,7 @@ const LAYERS = [
   ['index'],
   ['train/'],
   ['benchmark/'],
+  ['server/'],
   ['cli/'],
 ];
 /** The files of lib/ that hold handles of the binary. */

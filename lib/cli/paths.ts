@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import { relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -11,10 +10,6 @@ export const BUNDLED_MODEL = fileURLToPath(new URL('models/code-6m-spkv', root))
 export const SAMPLE_FILE = fileURLToPath(new URL('models/sample.py', root));
 export const BUILD_SCRIPT = new URL('scripts/build-native.mjs', root).href;
 export const BUILD_CUDA_SCRIPT = new URL('scripts/build-cuda.mjs', root).href;
-
-export function packageVersion(): string {
-  return (JSON.parse(readFileSync(new URL('package.json', root), 'utf8')) as { version: string }).version;
-}
 
 /** A path as people would type it: from the working directory where that is shorter. */
 export function shortPath(path: string): string {

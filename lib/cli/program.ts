@@ -1,4 +1,5 @@
 import { Command, type OutputConfiguration } from 'commander';
+import { packageVersion } from '../version.js';
 import { registerBench } from './bench.js';
 import { registerBuild } from './build.js';
 import { registerChat } from './chat.js';
@@ -7,7 +8,7 @@ import { EXIT_HELP } from './exit.js';
 import { registerGenerate } from './generate.js';
 import { registerInspect } from './inspect.js';
 import { examples } from './options.js';
-import { packageVersion } from './paths.js';
+import { registerServe } from './serve.js';
 
 /** All commands. `output` takes what commander writes itself: help and usage errors. */
 export function createProgram(output: OutputConfiguration = {}): Command {
@@ -22,6 +23,7 @@ export function createProgram(output: OutputConfiguration = {}): Command {
     .addHelpText('after', `${examples('spkv demo', 'spkv generate "class Stack:" --temperature 0.5', 'spkv inspect --sample')}\n${EXIT_HELP}`);
   registerGenerate(program);
   registerChat(program);
+  registerServe(program);
   registerInspect(program);
   registerDemo(program);
   registerBench(program);

@@ -22,6 +22,8 @@ export interface RequestRecord extends RequestTiming {
   promptTokens: number;
   cachedTokens: number;
   completionTokens: number;
+  /** Texts that were asked for. */
+  texts: number;
   client: string;
 }
 
@@ -83,7 +85,7 @@ export class Counters {
     }
     return {
       ...timing, outcome: request.failed ? 'failed' : 'finished', error: request.error, promptTokens: options.ids.length, cachedTokens,
-      completionTokens, client: options.client,
+      completionTokens, texts: options.n, client: options.client,
     };
   }
 }

@@ -1,0 +1,147 @@
+// Clients that vanish or do not read, too much at once, too little memory, and a server that closes: nobody else notices.
+import { connect } from 'node:net';
+import OpenAI from 'openai';
+import { loadModel, type TextModel } from '../../lib/index.js';
+import { testDevice } from '../support/device.js';
+import { expectFree, until } from '../support/engine.js';
+import { temporaryDirectory } from '../support/files.js';
+import { MODEL_DIR } from '../support/golden.js';
+import { chatModel, type Running, sseEvents, startServer } from '../support/server.js';
+
+const device = testDevice();
+const root = temporaryDirectory();
+let model: TextModel;
+beforeAll(async () => {
+  model = await loadModel(MODEL_DIR, { device, kvMemory: 64 << 20 });
+});
+afterEach(() => expectFree(model));
+afterAll(() => model.dispose());
+
+const ASK = { model: 'code-6m-spkv', prompt: 'def walk(', temperature: 0, ignore_eos: true };
+const idle = ({ server }: Running) => Object.values(server.engine.stats().texts).every((count) => count === 0);
+
+test.each([true, false])('clients that vanish, streaming: %s', async (stream) => {
+  await using running = await startServer(model, { engine: { reuse: 'none', maxSequences: 2 } });
+  const controllers = Array.from({ length: 4 }, () => new AbortController());
+  const leaving = controllers.map(({ signal }) =>
+    fetch(`${running.url}/v1/completions`, { method: 'POST', signal, headers: { 'content-type': 'application/json' }, body: JSON.stringify({ ...ASK, max_tokens: 4000, stream }) })
+      .then((response) => response.text())
+      .catch((error: Error) => error.name));
+  await until(() => running.server.engine.stats().texts.writing === 2 && running.server.engine.stats().requests.waiting === 2);
+  for (const controller of controllers.slice(1)) controller.abort();
+  await until(() => running.server.engine.stats().requests.failed === 3);
+  // Before another step has been made nothing of them is left; the one that stays goes on alone.
+  const { count } = running.server.engine.stats().steps;
+  await until(() => running.server.engine.stats().texts.writing <= 1);
+  expect(running.server.engine.stats().steps.count).toBeLessThanOrEqual(count + 1);
+  controllers[0]!.abort();
+  expect(new Set(await Promise.all(leaving))).toEqual(new Set(['AbortError']));
+  await until(() => idle(running));
+  expect((await model.cache.stats()).usedPages).toBe(0);
+  await until(() => running.server.engine.stats().requests.failed === 4);
+  expect(await running.metric('spkv_http_requests_total{route="/v1/completions",status="499"}')).toBe(4);
+});
+
+test('a reader that stops reading pauses its own text only, and gets all of it later', async () => {
+  await using running = await startServer(model, { engine: { readAhead: 16, reuse: 'none' } });
+  const fields = { ...ASK, max_tokens: 3000, stream: true, logprobs: 20 };
+  const { hostname, port } = new URL(running.url);
+  const body = JSON.stringify(fields);
+  const socket = connect(Number(port), hostname);
+  socket.write(`POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+  let answer = '';
+  await new Promise<void>((resolve) => socket.setEncoding('utf8').once('data', (text) => {
+    answer += text;
+    socket.pause();
+    resolve();
+  }));
+  await until(() => running.server.engine.stats().texts.paused === 1);
+  expect((await running.post('/v1/completions', { ...ASK, max_tokens: 20 })).status).toBe(200);
+  expect(running.server.engine.stats().texts).toEqual({ reading: 0, writing: 0, paused: 1 });
+  const closed = new Promise((resolve) => socket.on('close', resolve));
+  socket.on('data', (text) => (answer += text)).resume();
+  await closed;
+  const tokens = [...answer.matchAll(/"text":("(?:[^"\\]|\\.)*"),"logprobs"/g)].map(([, text]) => JSON.parse(text!) as string);
+  expect(tokens.join('')).toBe(await model.generate(ASK.prompt, { maxTokens: 3000, ignoreEos: true }).text());
+});
+
+test('more than may wait are told to come again', async () => {
+  await using running = await startServer(model, { engine: { maxSequences: 1, maxWaiting: 1 } });
+  const asked = Array.from({ length: 4 }, () => running.post('/v1/completions', { ...ASK, max_tokens: 300 }));
+  const answers = await Promise.all(asked);
+  expect(answers.map(({ status }) => status).sort()).toEqual([200, 200, 429, 429]);
+  const refused = answers.find(({ status }) => status === 429)!;
+  expect(refused.body.error).toMatchObject({ type: 'rate_limit_error', code: 'overloaded' });
+  expect(Number(refused.headers.get('retry-after'))).toBeGreaterThanOrEqual(1);
+  const many = running.client.completions.create({ ...ASK, prompt: ['a', 'b', 'c', 'd'] } as OpenAI.CompletionCreateParamsNonStreaming);
+  await expect(many).rejects.toBeInstanceOf(OpenAI.RateLimitError);
+  await until(() => idle(running));
+});
+
+test('a text that is larger than the whole pool is refused, and others are answered', async () => {
+  const small = await chatModel(root, { device, pages: 16 });
+  await using running = await startServer(small, { name: 'tiny' });
+  const ask = { model: 'tiny', temperature: 0, ignore_eos: true, threshold: 0 };
+  const asked = [
+    { ...ask, prompt: 'a'.repeat(20), max_tokens: 20 },
+    { ...ask, prompt: 'a'.repeat(400), max_tokens: 20 },
+    { ...ask, prompt: 'b'.repeat(20), max_tokens: 20, stream: true },
+    { ...ask, prompt: 'a'.repeat(100), max_tokens: 400, stream: true },
+  ];
+  const [first, large, second, growing] = await Promise.all(asked.map((fields) => running.post('/v1/completions', fields)));
+  expect(large).toMatchObject({ status: 400, body: { error: { type: 'invalid_request_error', code: 'context_length_exceeded' } } });
+  const alone = (prompt: string) => small.generate(prompt, { maxTokens: 20, threshold: 0, ignoreEos: true }).text();
+  expect(sseEvents(growing!.body).at(-1)).toMatchObject({ error: { code: 'context_length_exceeded' } });
+  await running.server.close();
+  expect(first!.body.choices[0].text).toBe(await alone('a'.repeat(20)));
+  expect(sseEvents(second!.body).map((event) => event.choices[0].text).join('')).toBe(await alone('b'.repeat(20)));
+  await expectFree(small);
+  small.dispose();
+});
+
+test('a request that is poison to the model fails alone, and without the server\'s secrets', async () => {
+  const poison = 100;
+  const poisoned = await chatModel(root, { device, poison });
+  await using running = await startServer(poisoned, { name: 'tiny' });
+  const ask = { model: 'tiny', temperature: 0, max_tokens: 10, ignore_eos: true };
+  const [good, bad, badStream] = await Promise.all([
+    running.post('/v1/completions', { ...ask, prompt: [1, 2, 3] }),
+    running.post('/v1/completions', { ...ask, prompt: [1, poison, 3] }),
+    running.post('/v1/completions', { ...ask, prompt: [1, 2, 3, poison], stream: true }),
+  ]);
+  for (const { status, body, headers } of [bad, badStream]) {
+    expect({ status, type: body.error.type, code: body.error.code }).toEqual({ status: 500, type: 'server_error', code: null });
+    expect(body.error.message).not.toMatch(/layer|finite|\//i);
+    expect(headers.get('x-request-id')).toMatch(/./);
+  }
+  expect(good.status).toBe(200);
+  await running.server.close();
+  expect(good.body.choices[0].text).toBe(await poisoned.generate([1, 2, 3], { maxTokens: 10, ignoreEos: true }).text());
+  poisoned.dispose();
+});
+
+test('a server that closes writes what it has begun, and takes no more', async () => {
+  const running = await startServer(model);
+  const streaming = running.post('/v1/completions', { ...ASK, max_tokens: 400, stream: true });
+  const whole = running.post('/v1/completions', { ...ASK, max_tokens: 400 });
+  await until(() => running.server.engine.stats().texts.writing === 2);
+  const closed = running.server.close();
+  expect(await running.get('/ready')).toMatchObject({ status: 503, body: { status: 'closing' } });
+  expect((await running.get('/health')).status).toBe(200);
+  const late = await running.post('/v1/completions', ASK);
+  expect(late).toMatchObject({ status: 503, body: { error: { type: 'server_error', code: 'shutting_down' } } });
+  expect(late.headers.get('retry-after')).toMatch(/^\d+$/);
+  const expected = await model.generate(ASK.prompt, { maxTokens: 400, ignoreEos: true }).text();
+  expect(sseEvents((await streaming).body).map((event) => event.choices[0].text).join('')).toBe(expected);
+  expect((await whole).body.choices[0].text).toBe(expected);
+  await closed;
+  await expect(running.get('/health')).rejects.toThrow('fetch failed');
+});
+
+test('a server that has waited long enough breaks off', async () => {
+  const running = await startServer(model, { drainTimeout: 20 });
+  const streaming = running.post('/v1/completions', { ...ASK, max_tokens: 4000, stream: true });
+  await until(() => running.server.engine.stats().texts.writing === 1);
+  await running.server.close();
+  expect(sseEvents((await streaming).body).at(-1)).toMatchObject({ error: { type: 'server_error', code: 'shutting_down' } });
+});
