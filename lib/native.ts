@@ -87,7 +87,7 @@ export interface Native {
 
   embedding(out: TensorHandle, ids: TensorHandle, table: TensorHandle): void;
   rmsNorm(out: TensorHandle, x: TensorHandle, weight: TensorHandle, epsilon: number): void;
-  matmul(out: TensorHandle, x: TensorHandle, weight: TensorHandle, bias: Optional): void;
+  matmul(out: TensorHandle, x: TensorHandle, weight: TensorHandle, bias: Optional, accumulate: boolean): void;
   packWeight(out: TensorHandle, count: number, ...sources: TensorHandle[]): void;
   rotaryAngles(out: TensorHandle, positions: TensorHandle, inverseFrequencies: TensorHandle): void;
   rope(out: TensorHandle, x: TensorHandle, angles: TensorHandle): void;
@@ -95,6 +95,10 @@ export interface Native {
   add(out: TensorHandle, a: TensorHandle, b: TensorHandle): void;
   copy(out: TensorHandle, x: TensorHandle): void;
   predictUtility(out: TensorHandle, hidden: TensorHandle, weight: TensorHandle, bias: TensorHandle, log: boolean): void;
+  preparePairs(
+    q: TensorHandle, keys: TensorHandle, values: TensorHandle, utilities: Optional, qkv: TensorHandle, angles: TensorHandle,
+    qNorm: Optional, kNorm: Optional, epsilon: number, weight: Optional, bias: Optional, log: boolean,
+  ): void;
   attention(
     out: TensorHandle, q: TensorHandle, keys: TensorHandle, values: TensorHandle, utilities: Optional,
     cache: CacheHandle, layer: number, slots: TensorHandle, offsets: TensorHandle, scale: number,

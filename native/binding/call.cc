@@ -73,6 +73,7 @@ View Call::read(Napi::Value value, const char* name, unsigned dtypes, const char
         std::string("the tensor given for ") + name + " has been disposed");
   hold(handle.state, handle.storage, name);
   const View& view = handle.view;
+  if (dtypes == kActivation) dtypes = state_->device->bf16_activations() ? kF32 | kBF16 : kF32;
   check((dtypes >> static_cast<int>(view.dtype)) & 1, Code::kDtype,
         "Expected " + dtype_names(dtypes) + " for " + name + " but received " + dtype_name(view.dtype));
   check(packed || view.layout == Layout::kStrided, Code::kDtype,

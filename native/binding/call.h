@@ -27,6 +27,8 @@ constexpr unsigned kF32 = 1u << static_cast<int>(DType::kF32);
 constexpr unsigned kBF16 = 1u << static_cast<int>(DType::kBF16);
 constexpr unsigned kI32 = 1u << static_cast<int>(DType::kI32);
 constexpr unsigned kU8 = 1u << static_cast<int>(DType::kU8);
+// f32, and bf16 where the device takes it for activations.
+constexpr unsigned kActivation = kF32 | 1u << 8;
 
 class Call {
  public:

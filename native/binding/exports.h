@@ -46,6 +46,7 @@
   X(add, add)                            \
   X(copy, copy)                          \
   X(predictUtility, predict_utility)     \
+  X(preparePairs, prepare_pairs)         \
   X(attention, attention)                \
   X(insert, insert)                      \
   X(positions, positions)                \

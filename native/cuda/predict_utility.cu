@@ -1,8 +1,8 @@
 #include "ops/predict_utility.h"
 
-#include "cuda/common/elements.cuh"
 #include "cuda/common/launch.cuh"
 #include "cuda/common/reduce.cuh"
+#include "cuda/common/utility.cuh"
 #include "cuda/context.h"
 
 namespace spkv {
@@ -11,15 +11,6 @@ namespace {
 
 constexpr int kWarps = 8, kWidth = 4;
 constexpr int64_t kChunk = 2048;  // of the hidden vector, activated once for as many heads as there are warps
-
-__device__ __forceinline__ float silu(float z) { return z / (1.0f + expf(-z)); }
-__device__ __forceinline__ float sigmoid(float z) { return 1.0f / (1.0f + expf(-z)); }
-__device__ __forceinline__ float log_sigmoid(float z) { return fminf(z, 0.0f) - log1pf(expf(-fabsf(z))); }
-
-__device__ __forceinline__ float bias_of(const View& bias, int64_t g) {
-  return bias.dtype == DType::kBF16 ? Convert<float, uint16_t>::apply(bias.as<const uint16_t>()[g])
-                                    : bias.as<const float>()[g];
-}
 
 // A block to a token, a warp to a head.
 template <typename W>
@@ -48,8 +39,8 @@ __global__ void __launch_bounds__(32 * kWarps)
     }
     sum = warp_reduce(sum, Sum());
     if (lane == 0 && g < heads) {
-      const float z = bias_of(params.bias, g) + sum;
-      params.out.as<float>()[t * params.out.stride[0] + g] = params.log ? log_sigmoid(z) : sigmoid(z);
+      params.out.as<float>()[t * params.out.stride[0] + g] =
+          utility_of(bias_of(params.bias, g) + sum, params.log);
     }
   }
 }

@@ -12,6 +12,7 @@
 #include "ops/log_probabilities.h"
 #include "ops/matmul.h"
 #include "ops/predict_utility.h"
+#include "ops/prepare_pairs.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
 #include "ops/sample.h"
@@ -27,6 +28,7 @@
   X(add, AddParams)                        \
   X(copy, CopyParams)                      \
   X(predict_utility, PredictUtilityParams) \
+  X(prepare_pairs, PreparePairsParams)     \
   X(attention, AttentionParams)            \
   X(insert, InsertParams)                  \
   X(positions, PositionsParams)            \
