@@ -4,7 +4,7 @@ import { drawDensities, type Skew } from '../../lib/benchmark/densities.js';
 import { pagesNeeded } from '../../lib/benchmark/fill.js';
 import { geometry, type GeometryName } from '../../lib/benchmark/geometries.js';
 import { benchmarkPrefill } from '../../lib/benchmark/prefill.js';
-import { uniform } from '../../lib/benchmark/random.js';
+import { uniform } from '../../lib/random.js';
 import { randomNetwork } from '../../lib/benchmark/random-network.js';
 import type { Times } from '../../lib/benchmark/times.js';
 import type { Device } from '../../lib/ops.js';

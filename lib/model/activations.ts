@@ -4,7 +4,7 @@ import type { ModelWeights } from './weights.js';
 
 /**
  * Activations of one step with T new tokens. Letters as in ops.ts; views share the memory of their tensor. What is
- * only multiplied with weights (normed, context, activated) is bf16 where those are, and the device computes in it.
+ * only multiplied with weights (normed, context, activated) is bf16 where those are and the device computes in it.
  */
 export interface Activations {
   ids: Tensor; //        [T] i32
@@ -39,7 +39,8 @@ export class ActivationMemory {
   /** Views for the sizes used last; a prompt in chunks has two. */
   readonly #views = new Map<number, Activations>();
 
-  constructor(device: Device, config: ModelConfig, weights: ModelWeights, tokens: number) {
+  /** `gated`: for forwardGated, whose attention gives its output in the type of the queries. */
+  constructor(device: Device, config: ModelConfig, weights: ModelWeights, tokens: number, gated = false) {
     const { hiddenSize, intermediateSize, layers, heads, kvHeads, headDim, spkv } = config;
     const f32 = (...shape: number[]) => device.tensor('f32', shape);
     const factor = device.precision === 'bf16' && weights.head.dtype === 'bf16' ? 'bf16' : 'f32';
@@ -56,7 +57,7 @@ export class ActivationMemory {
       normed: multiplied(tokens, hiddenSize),
       qkv: f32(tokens, (heads + 2 * kvHeads) * headDim + predictor),
       queries: f32(tokens, heads * headDim),
-      context: multiplied(tokens, heads * headDim),
+      context: (gated ? f32 : multiplied)(tokens, heads * headDim),
       gateUp: f32(tokens, 2 * intermediateSize),
       activated: multiplied(tokens, intermediateSize),
     };

@@ -42,7 +42,7 @@ export function forwardGated(network: Network, a: Activations, offsets: Tensor, 
   runLayers(network, a, true, (layer) => {
     const { keys, values, utilities } = a.layers[layer]!;
     const gates = mode === 'soft' ? utilities : null;
-    ops.gatedAttention(a.contextHeads, a.q, keys, values, gates, offsets, spkv?.window ?? 1, scale);
+    ops.gatedAttention(a.contextHeads, null, a.q, keys, values, gates, offsets, spkv?.window ?? 1, scale);
   });
 }
 

@@ -42,6 +42,19 @@ void Call::hold(const std::shared_ptr<DeviceState>& state, std::shared_ptr<void>
   held_.push_back(std::move(resource));
 }
 
+unsigned Call::activation_types(const char* name) const {
+  const auto& state = unwrap<TensorHandle>(env_, info_[index_], name).state;
+  return state && state->device->bf16_activations() ? kF32 | kBF16 : kF32;
+}
+
+View Call::activation(const char* name, const char* shape) {
+  return tensor(name, activation_types(name), shape);
+}
+
+View Call::activation_output(const char* name, const char* shape) {
+  return output(name, activation_types(name), shape);
+}
+
 View Call::tensor(const char* name, unsigned dtypes, const char* shape, bool packed) {
   return read(next(), name, dtypes, shape, packed);
 }
@@ -73,7 +86,6 @@ View Call::read(Napi::Value value, const char* name, unsigned dtypes, const char
         std::string("the tensor given for ") + name + " has been disposed");
   hold(handle.state, handle.storage, name);
   const View& view = handle.view;
-  if (dtypes == kActivation) dtypes = state_->device->bf16_activations() ? kF32 | kBF16 : kF32;
   check((dtypes >> static_cast<int>(view.dtype)) & 1, Code::kDtype,
         "Expected " + dtype_names(dtypes) + " for " + name + " but received " + dtype_name(view.dtype));
   check(packed || view.layout == Layout::kStrided, Code::kDtype,

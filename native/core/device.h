@@ -32,7 +32,7 @@ class Device {
   virtual std::string description() const = 0;  // for people: instruction set, threads
   virtual const Operations& operations() const = 0;
   virtual Stream& stream() = 0;
-  // Whether activations may be bf16, too: what operations write for a matrix product, and what that reads.
+  // Whether activations and their gradients may be bf16.
   virtual bool bf16_activations() const = 0;
 
   // Zero-filled memory; null when there is none left.

@@ -39,7 +39,8 @@ Status prepare_pairs(const PreparePairsParams& params, Execution& execution) {
   View hidden = params.qkv;
   hidden.data = params.qkv.as<float>() + column;
   hidden.shape[1] -= column;
-  return predict_utility({params.utilities, hidden, params.weight, params.bias, params.log}, execution);
+  const UtilityForm form = params.log ? UtilityForm::kLogUtility : UtilityForm::kUtility;
+  return predict_utility({params.utilities, hidden, params.weight, params.bias, form}, execution);
 }
 
 SPKV_ISA_END

@@ -39,8 +39,9 @@ __global__ void __launch_bounds__(32 * kWarps)
     }
     sum = warp_reduce(sum, Sum());
     if (lane == 0 && g < heads) {
+      const float z = bias_of(params.bias, g) + sum;
       params.out.as<float>()[t * params.out.stride[0] + g] =
-          utility_of(bias_of(params.bias, g) + sum, params.log);
+          utility_of(z, params.form, params.alpha, params.threshold);
     }
   }
 }

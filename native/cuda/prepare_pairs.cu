@@ -66,7 +66,8 @@ __device__ float predict(const float* hidden, const View& weight, const View& bi
 #pragma unroll
     for (int j = 0; j < static_cast<int>(sizeof x.at / sizeof x.at[0]); j++) sum += silu(x.at[j]) * w.at[j];
   });
-  return utility_of(bias_of(bias, g) + warp_reduce(sum, Sum()), log);
+  return utility_of(bias_of(bias, g) + warp_reduce(sum, Sum()),
+                    log ? UtilityForm::kLogUtility : UtilityForm::kUtility);
 }
 
 __device__ __forceinline__ float* head_of(const View& view, int64_t t, int64_t h) {
