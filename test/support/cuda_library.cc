@@ -27,7 +27,6 @@ class HollowDevice : public Device {
   std::string description() const override { return "a hollow GPU"; }
   const Operations& operations() const override { return none_; }
   Stream& stream() override { return stream_; }
-  bool bf16_activations() const override { return true; }
   std::shared_ptr<Storage> allocate(int64_t bytes) override { return std::make_shared<Memory>(bytes); }
   std::shared_ptr<Storage> map(const char*, int64_t, int64_t, int64_t, Status* status) override {
     *status = fail(Code::kFile, "hollow");
