@@ -2,6 +2,7 @@
 // returns at once; nothing waits until a tensor is read. Outputs come first. Contracts (equations, shapes,
 // numerics) stand in native/ops; dimension letters: T tokens, C or K columns, H query heads, G KV heads, D head
 // size, V vocabulary, B sequences, L layers.
+/// <reference lib="esnext.disposable" preserve="true" />
 import type { KvCache } from './cache.js';
 import { invalid, oneOf, options } from './check.js';
 import { native, type TensorHandle } from './native.js';
