@@ -3,6 +3,7 @@
  *   npm run bench                              operations and the bundled model
  *   npm run bench -- --suite engine --peer     many requests at once, against llama.cpp's batches
  *   npm run bench -- --suite large --peer      a random Llama of 100 M parameters against llama.cpp
+ *   npm run bench -- --device cuda             whole steps of networks of real sizes, on a GPU
  */
 import { parseArgs } from 'node:util';
 import { openDevice } from '../lib/ops.js';
@@ -12,14 +13,18 @@ import { engineSuite } from './suites/engine.js';
 import { largeSuite } from './suites/large.js';
 import { modelSuite } from './suites/model.js';
 import { operationsSuite } from './suites/operations.js';
+import { stepsSuite } from './suites/steps.js';
 import type { Settings, Suite } from './suites/suite.js';
 
-const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, engine: engineSuite };
-const HELP = `Usage: npm run bench -- [--suite ops|model|engine|large|all] [--peer] [--device cpu|cuda:N] [--threads N] [--repeats N]
+const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, engine: engineSuite, steps: stepsSuite };
+/** What runs where no suite is named. */
+const DEFAULT = { cpu: 'ops,model', gpu: 'steps' };
+const HELP = `Usage: npm run bench -- [--suite ops|model|engine|large|steps|all] [--peer] [--device cpu|cuda|cuda:N] [--threads N] [--repeats N]
 
   --suite    ops: single operations; model: the bundled code-6m; engine: the same with many requests
-             at once; large: a random Llama of 100 M parameters
-             (a comma between several; default ops,model)
+             at once; large: a random Llama of 100 M parameters;
+             steps: decode steps and prompts of networks of real sizes, for GPUs
+             (a comma between several; default ops,model, on a GPU steps)
   --peer     run onnxruntime-node and node-llama-cpp beside, see bench/peers/README.md
   --device   where spkv computes (default cpu); the peers compute on the CPU
   --repeats  samples per figure (default 7)`;
@@ -27,7 +32,7 @@ const HELP = `Usage: npm run bench -- [--suite ops|model|engine|large|all] [--pe
 function settings(): { names: string[]; settings: Settings } {
   const { values } = parseArgs({
     options: {
-      suite: { type: 'string', default: 'ops,model' },
+      suite: { type: 'string' },
       peer: { type: 'boolean', default: false },
       device: { type: 'string', default: 'cpu' },
       threads: { type: 'string' },
@@ -39,7 +44,8 @@ function settings(): { names: string[]; settings: Settings } {
     console.log(HELP);
     process.exit(0);
   }
-  const names = values.suite === 'all' ? Object.keys(SUITES) : values.suite.split(',');
+  const given = values.suite ?? (values.device === 'cpu' ? DEFAULT.cpu : DEFAULT.gpu);
+  const names = given === 'all' ? Object.keys(SUITES) : given.split(',');
   const unknown = names.find((name) => !(name in SUITES));
   if (unknown !== undefined) throw new Error(`Unknown suite "${unknown}"\n${HELP}`);
   const repeats = Number(values.repeats);
