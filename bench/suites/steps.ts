@@ -55,6 +55,7 @@ export async function stepsSuite({ device, repeats }: Settings): Promise<Result[
         const one = await benchmarkDecode(network, { batch, context, density, skew, steps: STEPS });
         dense ??= density === 1 ? one : undefined;
         results.push(decodeResult(work, one, dense, limit));
+        console.log(`${work}: ${shown(one.seconds.median * 1000)} ms, ${shown(one.bytesPerSecond / 1e9)} GB/s`);
       }
     }
     if (name === 'llama-3-8b') {

@@ -26,6 +26,7 @@ struct Product {
   int64_t weight_stride = 0;
   DType dtype = DType::kBF16;  // of x and weight
   bool accumulate = false;     // adds to what is in `out`
+  bool packed = false;         // the weight is from pack_weight: no launch just before this one changes it
 };
 
 class MatrixLibrary {
