@@ -2,7 +2,8 @@
 // returns at once; nothing waits until a tensor is read. Outputs come first. Contracts (equations, shapes,
 // numerics) stand in native/ops; dimension letters: T tokens, C or K columns, H query heads, G KV heads, D head
 // size, V vocabulary, B sequences, L layers. On a GPU, what is made to be multiplied with weights may be bf16: the
-// outputs of embedding, rmsNorm, siluMul, attention and gatedAttention, and the input of matmul.
+// outputs of embedding, rmsNorm, siluMul and attention, and the input of matmul.
+/// <reference lib="esnext.disposable" preserve="true" />
 import type { KvCache } from './cache.js';
 import { invalid, oneOf, options } from './check.js';
 import { native, type TensorHandle } from './native.js';

@@ -219,8 +219,8 @@ bool aligned_16(const void* data, int64_t stride) {
 
 bool few_rows_takes(const Product& product, const Context& context) {
   return context.compute_capability() >= 90 && product.dtype == DType::kBF16 && product.rows <= kMostTokens &&
-         product.depth % kDepth == 0 && aligned_16(product.x, product.x_stride) &&
-         aligned_16(product.weight, product.weight_stride);
+         !product.x_by_depth && !product.weight_by_depth && product.depth % kDepth == 0 &&
+         aligned_16(product.x, product.x_stride) && aligned_16(product.weight, product.weight_stride);
 }
 
 cudaError_t multiply_few_rows(const Product& product, const Context& context) {
