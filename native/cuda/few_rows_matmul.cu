@@ -158,7 +158,7 @@ __device__ __forceinline__ void write_tile(const Product& product, int64_t first
     float sum = shared.of[0][t][n];
 #pragma unroll
     for (int warp = 1; warp < kComputeWarps; warp++) sum += shared.of[warp][t][n];
-    float* out = product.out + t * product.out_stride + first + n;
+    float* out = static_cast<float*>(product.out) + t * product.out_stride + first + n;
     *out = product.accumulate ? *out + sum : sum;
   }
 }
@@ -218,8 +218,9 @@ bool aligned_16(const void* data, int64_t stride) {
 }  // namespace
 
 bool few_rows_takes(const Product& product, const Context& context) {
-  return context.compute_capability() >= 90 && product.dtype == DType::kBF16 && product.rows <= kMostTokens &&
-         !product.x_by_depth && !product.weight_by_depth && product.depth % kDepth == 0 &&
+  return context.compute_capability() >= 90 && product.dtype == DType::kBF16 &&
+         product.out_dtype == DType::kF32 && !product.x_by_depth && !product.weight_by_depth &&
+         product.rows <= kMostTokens && product.depth % kDepth == 0 &&
          aligned_16(product.x, product.x_stride) && aligned_16(product.weight, product.weight_stride);
 }
 

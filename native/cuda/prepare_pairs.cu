@@ -77,8 +77,8 @@ __device__ __forceinline__ float* head_of(const View& view, int64_t t, int64_t h
 // A warp to a head of a token: its queries, its keys, its values, its utilities. Block (t, i) has the heads
 // [kWarps i, kWarps (i + 1)) of token t, counted through.
 __global__ void __launch_bounds__(32 * kWarps) prepare_pairs_kernel(PreparePairsParams p, bool aligned) {
-  allow_next_launch();
   wait_for_previous_launch();
+  allow_next_launch();
   const int64_t t = blockIdx.x, heads = p.q.shape[1], kv_heads = p.keys.shape[1], dim = p.q.shape[2];
   const int64_t row = int64_t{blockIdx.y} * kWarps + threadIdx.y, g = row - heads;
   const float* qkv = p.qkv.as<const float>() + t * p.qkv.stride[0];

@@ -11,7 +11,7 @@ namespace cuda {
 namespace {
 
 constexpr int kWidth = 4;
-constexpr unsigned kMostThreads = 1024, kWarpsPerBlock = 4;
+constexpr unsigned kMostThreads = 512, kWarpsPerBlock = 4;
 
 // A row to the x dimension of a block: a warp where the rows are short, then several to a block.
 template <typename Out, typename W>
