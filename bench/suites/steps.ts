@@ -48,6 +48,7 @@ export async function stepsSuite({ device, repeats }: Settings): Promise<Result[
       // The dense run first: the others are compared with it.
       for (const density of densities.toSorted((a, b) => b - a)) {
         const work = `${name}, decode ${batch} x ${context / K}k, density ${density}${skew === 'one-head' ? ', one head full of eight' : ''}`;
+        await device.synchronize(); // so that the memory of the work before is free
         if (!fits(device, name as GeometryName, { batch, context, skew, density })) {
           console.log(`${work}: does not fit`);
           continue;
