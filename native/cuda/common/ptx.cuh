@@ -57,6 +57,16 @@ __device__ __forceinline__ void named_barrier() {
   asm volatile("bar.sync %0, %1;" ::"n"(id), "n"(threads) : "memory");
 }
 
+// The same with an `id` that is known when the kernel runs; and to be counted there without waiting.
+template <int threads>
+__device__ __forceinline__ void named_barrier(int id) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(threads) : "memory");
+}
+template <int threads>
+__device__ __forceinline__ void named_barrier_arrive(int id) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(threads) : "memory");
+}
+
 // --- Bulk copies, global to shared: addresses and sizes are multiples of 16 bytes.
 
 __device__ __forceinline__ uint64_t evict_first_policy() {

@@ -31,6 +31,14 @@ template <int id, int threads>
 void named_barrier() {
   spkv_emulator::block_barrier("named_barrier", id, threads);
 }
+template <int threads>
+void named_barrier(int id) {
+  spkv_emulator::block_barrier("named_barrier", id, threads);
+}
+template <int threads>
+void named_barrier_arrive(int id) {
+  spkv_emulator::block_barrier("named_barrier_arrive", id, threads, false);
+}
 
 // --- Bulk copies
 
