@@ -86,15 +86,35 @@ export interface Native {
   poisonCache(cache: CacheHandle): Promise<void>;
 
   embedding(out: TensorHandle, ids: TensorHandle, table: TensorHandle): void;
+  embeddingBackward(dTable: TensorHandle, ids: TensorHandle, dy: TensorHandle): void;
   rmsNorm(out: TensorHandle, x: TensorHandle, weight: TensorHandle, epsilon: number): void;
+  rmsNormBackward(
+    dx: TensorHandle, dWeight: TensorHandle, dy: TensorHandle, x: TensorHandle, weight: TensorHandle, epsilon: number,
+    accumulate: boolean,
+  ): void;
   matmul(out: TensorHandle, x: TensorHandle, weight: TensorHandle, bias: Optional): void;
+  matmulInputGradient(dx: TensorHandle, dy: TensorHandle, weight: TensorHandle, accumulate: boolean): void;
+  matmulWeightGradient(dWeight: TensorHandle, dy: TensorHandle, x: TensorHandle): void;
+  columnSums(out: TensorHandle, x: TensorHandle): void;
   packWeight(out: TensorHandle, count: number, ...sources: TensorHandle[]): void;
   rotaryAngles(out: TensorHandle, positions: TensorHandle, inverseFrequencies: TensorHandle): void;
-  rope(out: TensorHandle, x: TensorHandle, angles: TensorHandle): void;
+  rope(out: TensorHandle, x: TensorHandle, angles: TensorHandle, inverse: boolean): void;
   siluMul(out: TensorHandle, gate: TensorHandle, up: TensorHandle): void;
+  siluMulBackward(dGate: TensorHandle, dUp: TensorHandle, dy: TensorHandle, gate: TensorHandle, up: TensorHandle): void;
   add(out: TensorHandle, a: TensorHandle, b: TensorHandle): void;
   copy(out: TensorHandle, x: TensorHandle): void;
-  predictUtility(out: TensorHandle, hidden: TensorHandle, weight: TensorHandle, bias: TensorHandle, log: boolean): void;
+  fill(out: TensorHandle, value: number): void;
+  predictUtility(
+    out: TensorHandle, hidden: TensorHandle, weight: TensorHandle, bias: TensorHandle, form: number, alpha: number,
+    threshold: number,
+  ): void;
+  predictUtilityBackward(
+    dHidden: TensorHandle, dWeight: TensorHandle, dBias: TensorHandle, dLogUtility: TensorHandle, hidden: TensorHandle,
+    weight: TensorHandle, bias: TensorHandle,
+  ): void;
+  countKept(
+    counts: TensorHandle, utilities: TensorHandle, thresholds: TensorHandle, offsets: TensorHandle, window: number,
+  ): void;
   attention(
     out: TensorHandle, q: TensorHandle, keys: TensorHandle, values: TensorHandle, utilities: Optional,
     cache: CacheHandle, layer: number, slots: TensorHandle, offsets: TensorHandle, scale: number,
@@ -105,7 +125,12 @@ export interface Native {
   ): void;
   positions(out: TensorHandle, cache: CacheHandle, slots: TensorHandle, offsets: TensorHandle): void;
   gatedAttention(
-    out: TensorHandle, q: TensorHandle, keys: TensorHandle, values: TensorHandle, gates: Optional,
+    out: TensorHandle, logSumExp: Optional, q: TensorHandle, keys: TensorHandle, values: TensorHandle, gates: Optional,
+    offsets: TensorHandle, window: number, scale: number,
+  ): void;
+  gatedAttentionBackward(
+    dq: TensorHandle, dk: TensorHandle, dv: TensorHandle, dGates: Optional, dOut: TensorHandle, out: TensorHandle,
+    logSumExp: TensorHandle, q: TensorHandle, keys: TensorHandle, values: TensorHandle, gates: Optional,
     offsets: TensorHandle, window: number, scale: number,
   ): void;
   sample(
@@ -114,6 +139,14 @@ export interface Native {
   ): void;
   recordPrompt(history: TensorHandle, ids: TensorHandle): void;
   logProbabilities(out: TensorHandle, logits: TensorHandle, targets: TensorHandle): void;
+  crossEntropy(losses: TensorHandle, logits: TensorHandle, targets: TensorHandle, factor: number): void;
+  adamW(
+    parameter: TensorHandle, momentum: TensorHandle, variance: TensorHandle, copy: Optional, gradient: TensorHandle,
+    factor: TensorHandle, learningRate: number, beta1: number, beta2: number, epsilon: number, weightDecay: number,
+    step: number,
+  ): void;
+  squaredNorm(out: TensorHandle, x: TensorHandle): void;
+  clipFactor(factor: TensorHandle, norm: TensorHandle, squaredNorms: TensorHandle, scale: number, limit: number): void;
 }
 
 const root = fileURLToPath(new URL('..', import.meta.url));

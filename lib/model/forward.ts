@@ -42,7 +42,7 @@ export function forwardGated(network: Network, a: Activations, offsets: Tensor, 
   runLayers(network, a, true, (layer) => {
     const { keys, values, utilities } = a.layers[layer]!;
     const gates = mode === 'soft' ? utilities : null;
-    ops.gatedAttention(a.contextHeads, a.q, keys, values, gates, offsets, spkv?.window ?? 1, scale);
+    ops.gatedAttention(a.contextHeads, null, a.q, keys, values, gates, offsets, spkv?.window ?? 1, scale);
   });
 }
 
@@ -64,7 +64,7 @@ function runLayers({ config, weights, inverseFrequencies }: Network, a: Activati
     ops.rope(a.q, a.q, a.angles);
     ops.rope(pairs.keys, a.k, a.angles);
     ops.copy(pairs.values, a.v);
-    if (layer.predictor) ops.predictUtility(pairs.utilities!, a.hidden!, layer.predictor.weight, layer.predictor.bias, logUtilities);
+    if (layer.predictor) ops.predictUtility(pairs.utilities!, a.hidden!, layer.predictor.weight, layer.predictor.bias, logUtilities ? 'log' : 'utility');
     attend(index);
     ops.matmul(a.delta, a.context, layer.out, layer.outBias);
     ops.add(a.x, a.x, a.delta);

@@ -42,6 +42,19 @@ void Call::hold(const std::shared_ptr<DeviceState>& state, std::shared_ptr<void>
   held_.push_back(std::move(resource));
 }
 
+unsigned Call::activation_types(const char* name) const {
+  const auto& state = unwrap<TensorHandle>(env_, info_[index_], name).state;
+  return state && state->device->bf16_activations() ? kF32 | kBF16 : kF32;
+}
+
+View Call::activation(const char* name, const char* shape) {
+  return tensor(name, activation_types(name), shape);
+}
+
+View Call::activation_output(const char* name, const char* shape) {
+  return output(name, activation_types(name), shape);
+}
+
 View Call::tensor(const char* name, unsigned dtypes, const char* shape, bool packed) {
   return read(next(), name, dtypes, shape, packed);
 }

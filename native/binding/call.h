@@ -28,6 +28,9 @@ constexpr unsigned kBF16 = 1u << static_cast<int>(DType::kBF16);
 constexpr unsigned kI32 = 1u << static_cast<int>(DType::kI32);
 constexpr unsigned kU8 = 1u << static_cast<int>(DType::kU8);
 
+// The element type that a tensor has, where another one must have it too.
+inline unsigned type_of(const View& view) { return 1u << static_cast<int>(view.dtype); }
+
 class Call {
  public:
   Call(const Napi::CallbackInfo& info, const char* operation)
@@ -38,6 +41,9 @@ class Call {
   View output(const char* name, unsigned dtypes, const char* shape, bool packed = false);
   View optional_output(const char* name, unsigned dtypes, const char* shape);
   View optional_tensor(const char* name, unsigned dtypes, const char* shape);  // null or undefined: absent
+  // An activation or its gradient: f32, or bf16 where the device computes in it.
+  View activation(const char* name, const char* shape);
+  View activation_output(const char* name, const char* shape);
   // Dimensions of argument `index`, for operations that take several ranks; at least 1.
   int rank(size_t index) const;
   double number(const char* name);
@@ -70,6 +76,7 @@ class Call {
   };
 
   Napi::Value next() { return info_[index_++]; }
+  unsigned activation_types(const char* name) const;
   View read(Napi::Value value, const char* name, unsigned dtypes, const char* shape, bool packed);
   void hold(const std::shared_ptr<DeviceState>& state, std::shared_ptr<void> resource, const char* name);
   [[noreturn]] void refuse(Code code, const std::string& message);

@@ -17,6 +17,20 @@ Napi::Value silu_mul(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// siluMulBackward(dGate, dUp, dy, gate, up)
+Napi::Value silu_mul_backward(const Napi::CallbackInfo& info) {
+  Call call(info, "siluMulBackward");
+  SiluMulBackwardParams params;
+  params.d_gate = call.activation_output("dGate", "T F");
+  const unsigned type = type_of(params.d_gate);
+  params.d_up = call.output("dUp", type, "T F");
+  params.dy = call.tensor("dy", type, "T F");
+  params.gate = call.tensor("gate", type, "T F");
+  params.up = call.tensor("up", type, "T F");
+  call.enqueue(params, &Operations::silu_mul_backward);
+  return info.Env().Undefined();
+}
+
 // add(out, a, b)
 Napi::Value add(const Napi::CallbackInfo& info) {
   Call call(info, "add");
@@ -28,16 +42,27 @@ Napi::Value add(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+static const char* const kShapes[] = {"A", "A B", "A B C", "A B C D"};
+
 // copy(out, x)
 Napi::Value copy(const Napi::CallbackInfo& info) {
   Call call(info, "copy");
   CopyParams params;
-  static const char* const kShapes[] = {"A", "A B", "A B C", "A B C D"};
   const char* shape = kShapes[call.rank(0) - 1];
   params.out = call.output("out", kF32 | kBF16 | kI32 | kU8, shape);
-  unsigned same = 1u << static_cast<int>(params.out.dtype);
+  unsigned same = type_of(params.out);
   params.x = call.tensor("x", same & (kF32 | kBF16) ? kF32 | kBF16 : same, shape);
   call.enqueue(params, &Operations::copy);
+  return info.Env().Undefined();
+}
+
+// fill(out, value)
+Napi::Value fill(const Napi::CallbackInfo& info) {
+  Call call(info, "fill");
+  FillParams params;
+  params.out = call.output("out", kF32 | kBF16, kShapes[call.rank(0) - 1]);
+  params.value = static_cast<float>(call.number("value"));
+  call.enqueue(params, &Operations::fill);
   return info.Env().Undefined();
 }
 

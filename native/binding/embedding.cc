@@ -18,5 +18,17 @@ Napi::Value embedding(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// embeddingBackward(dTable, ids, dy)
+Napi::Value embedding_backward(const Napi::CallbackInfo& info) {
+  Call call(info, "embeddingBackward");
+  EmbeddingBackwardParams params;
+  params.d_table = call.output("dTable", kF32, "V C");
+  params.ids = call.tensor("ids", kI32, "T");
+  params.dy = call.tensor("dy", kF32, "T C");
+  call.distinct(params.d_table, "dTable", params.dy, "dy");
+  call.enqueue(params, &Operations::embedding_backward);
+  return info.Env().Undefined();
+}
+
 }  // namespace binding
 }  // namespace spkv

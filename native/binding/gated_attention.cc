@@ -6,28 +6,63 @@
 namespace spkv {
 namespace binding {
 
-// gatedAttention(out, q, keys, values, gates | null, offsets, window, scale)
-Napi::Value gated_attention(const Napi::CallbackInfo& info) {
-  Call call(info, "gatedAttention");
-  GatedAttentionParams params;
-  params.out = call.output("out", kF32, "T H D");
-  params.q = call.tensor("q", kF32, "T H D");
-  params.keys = call.tensor("keys", kF32, "T G D");
-  params.values = call.tensor("values", kF32, "T G D");
-  params.gates = call.optional_tensor("gates", kF32, "T G");
-  params.offsets = call.tensor("offsets", kI32, "O");
-  params.window = call.integer("window", 1, INT32_MAX);
-  params.scale = static_cast<float>(call.number("scale"));
+static void check_sizes(Call& call) {
   call.check(call.dimension('O') >= 2, Code::kShape, "Expected at least two offsets");
   call.check(call.dimension('G') > 0 && call.dimension('H') % call.dimension('G') == 0, Code::kShape,
              "Expected the query heads H of q to be a multiple of the KV heads G of keys");
   call.check(call.dimension('D') % 2 == 0 && call.dimension('D') <= 256, Code::kShape,
              "Expected an even head size of at most 256");
+}
+
+// gatedAttention(out, logSumExp | null, q, keys, values, gates | null, offsets, window, scale)
+Napi::Value gated_attention(const Napi::CallbackInfo& info) {
+  Call call(info, "gatedAttention");
+  GatedAttentionParams params;
+  params.out = call.activation_output("out", "T H D");
+  const unsigned type = type_of(params.out);
+  params.log_sum_exp = call.optional_output("logSumExp", kF32, "T H");
+  params.q = call.tensor("q", type, "T H D");
+  params.keys = call.tensor("keys", type, "T G D");
+  params.values = call.tensor("values", type, "T G D");
+  params.gates = call.optional_tensor("gates", kF32, "T G");
+  params.offsets = call.tensor("offsets", kI32, "O");
+  params.window = call.integer("window", 1, INT32_MAX);
+  params.scale = static_cast<float>(call.number("scale"));
+  check_sizes(call);
   call.distinct(params.out, "out", params.q, "q");
   call.distinct(params.out, "out", params.keys, "keys");
   call.distinct(params.out, "out", params.values, "values");
   call.distinct(params.out, "out", params.gates, "gates");
+  call.distinct(params.out, "out", params.log_sum_exp, "logSumExp");
+  call.distinct(params.log_sum_exp, "logSumExp", params.gates, "gates");
   call.enqueue(params, &Operations::gated_attention);
+  return info.Env().Undefined();
+}
+
+// gatedAttentionBackward(dq, dk, dv, dGates | null, dOut, out, logSumExp, q, keys, values, gates | null,
+// offsets, window, scale)
+Napi::Value gated_attention_backward(const Napi::CallbackInfo& info) {
+  Call call(info, "gatedAttentionBackward");
+  GatedAttentionBackwardParams params;
+  params.dq = call.activation_output("dq", "T H D");
+  const unsigned type = type_of(params.dq);
+  params.dk = call.output("dk", type, "T G D");
+  params.dv = call.output("dv", type, "T G D");
+  params.d_gates = call.optional_output("dGates", kF32, "T G");
+  params.d_out = call.tensor("dOut", type, "T H D");
+  params.out = call.tensor("out", type, "T H D");
+  params.log_sum_exp = call.tensor("logSumExp", kF32, "T H");
+  params.q = call.tensor("q", type, "T H D");
+  params.keys = call.tensor("keys", type, "T G D");
+  params.values = call.tensor("values", type, "T G D");
+  params.gates = call.optional_tensor("gates", kF32, "T G");
+  params.offsets = call.tensor("offsets", kI32, "O");
+  params.window = call.integer("window", 1, INT32_MAX);
+  params.scale = static_cast<float>(call.number("scale"));
+  check_sizes(call);
+  call.check(params.gates || !params.d_gates, Code::kInvalidArgument,
+             "Expected gates, since dGates is to be filled");
+  call.enqueue(params, &Operations::gated_attention_backward);
   return info.Env().Undefined();
 }
 

@@ -19,6 +19,44 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// matmulInputGradient(dx, dy, weight, accumulate)
+Napi::Value matmul_input_gradient(const Napi::CallbackInfo& info) {
+  Call call(info, "matmulInputGradient");
+  MatmulInputGradientParams params;
+  params.dx = call.activation_output("dx", "T K");
+  params.dy = call.activation("dy", "T N");
+  params.weight = call.tensor("weight", kF32 | kBF16, "N K");
+  params.accumulate = call.boolean("accumulate");
+  call.distinct(params.dx, "dx", params.dy, "dy");
+  call.distinct(params.dx, "dx", params.weight, "weight");
+  call.enqueue(params, &Operations::matmul_input_gradient);
+  return info.Env().Undefined();
+}
+
+// matmulWeightGradient(dWeight, dy, x)
+Napi::Value matmul_weight_gradient(const Napi::CallbackInfo& info) {
+  Call call(info, "matmulWeightGradient");
+  MatmulWeightGradientParams params;
+  params.d_weight = call.output("dWeight", kF32, "N K");
+  params.dy = call.activation("dy", "T N");
+  params.x = call.activation("x", "T K");
+  call.distinct(params.d_weight, "dWeight", params.dy, "dy");
+  call.distinct(params.d_weight, "dWeight", params.x, "x");
+  call.enqueue(params, &Operations::matmul_weight_gradient);
+  return info.Env().Undefined();
+}
+
+// columnSums(out, x)
+Napi::Value column_sums(const Napi::CallbackInfo& info) {
+  Call call(info, "columnSums");
+  ColumnSumsParams params;
+  params.out = call.output("out", kF32, "N");
+  params.x = call.activation("x", "T N");
+  call.distinct(params.out, "out", params.x, "x");
+  call.enqueue(params, &Operations::column_sums);
+  return info.Env().Undefined();
+}
+
 // packWeight(out, sources): fills a tensor made by createPacked.
 Napi::Value pack_weight(const Napi::CallbackInfo& info) {
   Call call(info, "packWeight");

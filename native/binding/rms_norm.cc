@@ -20,5 +20,25 @@ Napi::Value rms_norm(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// rmsNormBackward(dx, dWeight, dy, x, weight, epsilon, accumulate)
+Napi::Value rms_norm_backward(const Napi::CallbackInfo& info) {
+  Call call(info, "rmsNormBackward");
+  RmsNormBackwardParams params;
+  const bool heads = call.rank(0) == 3;
+  const char *rows = heads ? "T H D" : "T C", *columns = heads ? "D" : "C";
+  params.dx = call.activation_output("dx", rows);
+  params.d_weight = call.output("dWeight", kF32, columns);
+  params.dy = call.activation("dy", rows);
+  params.x = call.activation("x", rows);
+  params.weight = call.tensor("weight", kF32 | kBF16, columns);
+  params.epsilon = static_cast<float>(call.number("epsilon"));
+  params.accumulate = call.boolean("accumulate");
+  call.check(params.epsilon >= 0, Code::kInvalidArgument, "Expected at least 0 for epsilon");
+  call.distinct(params.dx, "dx", params.x, "x");
+  call.distinct(params.d_weight, "dWeight", params.weight, "weight");
+  call.enqueue(params, &Operations::rms_norm_backward);
+  return info.Env().Undefined();
+}
+
 }  // namespace binding
 }  // namespace spkv

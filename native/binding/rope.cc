@@ -19,13 +19,14 @@ Napi::Value rotary_angles(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// rope(out, x, angles)
+// rope(out, x, angles, inverse)
 Napi::Value rope(const Napi::CallbackInfo& info) {
   Call call(info, "rope");
   RopeParams params;
   params.out = call.output("out", kF32, "T H D");
   params.x = call.tensor("x", kF32, "T H D");
   params.angles = call.tensor("angles", kF32, "T D");
+  params.inverse = call.boolean("inverse");
   call.check(call.dimension('D') % 2 == 0, Code::kShape, "Expected an even head size");
   call.enqueue(params, &Operations::rope);
   return info.Env().Undefined();

@@ -32,6 +32,8 @@ class Device {
   virtual std::string description() const = 0;  // for people: instruction set, threads
   virtual const Operations& operations() const = 0;
   virtual Stream& stream() = 0;
+  // Whether activations and their gradients may be bf16.
+  virtual bool bf16_activations() const = 0;
 
   // Zero-filled memory; null when there is none left.
   virtual std::shared_ptr<Storage> allocate(int64_t bytes) = 0;

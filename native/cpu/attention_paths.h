@@ -12,21 +12,4 @@ Status attention_decode(const AttentionParams& params, Execution& execution);
 // Sequences with more than one.
 Status attention_chunk(const AttentionParams& params, Execution& execution);
 
-// Hands out pieces of one scratch buffer: first with a null base to learn the size, then for real.
-struct Carver {
-  char* base;
-  int64_t used = 0;
-
-  template <typename T>
-  SPKV_INLINE T* take(int64_t count) {
-    T* piece = base ? reinterpret_cast<T*>(base + used) : nullptr;
-    used += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
-    return piece;
-  }
-};
-
-SPKV_INLINE Status no_scratch(int64_t bytes) {
-  return fail(Code::kOutOfMemory, "No %lld bytes for intermediate results", static_cast<long long>(bytes));
-}
-
 SPKV_ISA_END

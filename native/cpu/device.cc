@@ -87,6 +87,7 @@ class CpuDevice : public Device {
   }
   const Operations& operations() const override { return *set_.operations; }
   Stream& stream() override { return stream_; }
+  bool bf16_activations() const override { return false; }
 
   std::shared_ptr<Storage> allocate(int64_t bytes) override {
     auto storage = std::make_shared<HostStorage>(bytes);

@@ -76,6 +76,25 @@ Status silu_mul(const SiluMulParams& params, Execution& execution) {
   return Status();
 }
 
+Status silu_mul_backward(const SiluMulBackwardParams& params, Execution& execution) {
+  constexpr int64_t kCost = 6;
+  const int64_t columns = params.dy.shape[1];
+  const auto row = [](const View& view, int64_t t) { return view.as<float>() + t * view.stride[0]; };
+  for_rows(execution, params.dy.shape[0], columns * kCost, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; t++) {
+      const float *dy = row(params.dy, t), *gate = row(params.gate, t), *up = row(params.up, t);
+      float *d_gate = row(params.d_gate, t), *d_up = row(params.d_up, t);
+      for_lanes(columns, [&](int64_t i, auto lanes) {
+        const vf g = read(gate + i, lanes), u = read(up + i, lanes), d = read(dy + i, lanes);
+        const vf s = sigmoid(g);
+        write(d_gate + i, d * u * s * (splat(1.0f) + g * (splat(1.0f) - s)), lanes);
+        write(d_up + i, d * g * s, lanes);
+      });
+    }
+  });
+  return Status();
+}
+
 Status add(const AddParams& params, Execution& execution) {
   combine_rows(params.out, params.a, params.b, execution, 1, [](vf a, vf b) { return a + b; });
   return Status();
@@ -101,6 +120,37 @@ Status copy(const CopyParams& params, Execution& execution) {
   } else {
     return fail(Code::kDtype, "Cannot copy %s to %s", dtype_name(x.dtype), dtype_name(out.dtype));
   }
+  return Status();
+}
+
+Status fill(const FillParams& params, Execution& execution) {
+  const View& out = params.out;
+  // In pieces of rows, as copy_rows goes.
+  constexpr int64_t kPiece = 4096;
+  float floats[kPiece];
+  uint16_t halves[kPiece];
+  for (float& value : floats) value = params.value;
+  for (uint16_t& value : halves) value = to_bf16(params.value);
+  int outer = out.rank;
+  int64_t columns = 1;
+  while (outer > 0 && out.stride[outer - 1] == columns) columns *= out.shape[--outer];
+  int64_t rows = 1;
+  for (int d = 0; d < outer; d++) rows *= out.shape[d];
+  const int64_t element = dtype_bytes(out.dtype), pieces = divide_up(columns, kPiece);
+  const char* from = out.dtype == DType::kF32 ? reinterpret_cast<const char*>(floats)
+                                              : reinterpret_cast<const char*>(halves);
+  for_rows(execution, rows * pieces, smaller(columns, kPiece), [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; item++) {
+      const int64_t column = item % pieces * kPiece;
+      int64_t to = column, index = item / pieces;
+      for (int d = outer - 1; d >= 0; d--) {
+        to += index % out.shape[d] * out.stride[d];
+        index /= out.shape[d];
+      }
+      memcpy(out.as<char>() + to * element, from,
+             static_cast<size_t>(smaller(kPiece, columns - column) * element));
+    }
+  });
   return Status();
 }
 

@@ -2,6 +2,7 @@
 // keys as in cpu/attention_chunk.cc, with every earlier key of the document.
 #include "ops/gated_attention.h"
 
+#include "cpu/documents.h"
 #include "cpu/packed_keys.h"
 
 SPKV_ISA_BEGIN
@@ -20,16 +21,6 @@ struct Plan {
   float* thread_memory = nullptr;
   int64_t count = 0, packs = 0, tiles = 0;
 };
-
-Status check_offsets(const View& offsets, int64_t tokens) {
-  const int32_t* offset = offsets.as<int32_t>();
-  int64_t documents = offsets.shape[0] - 1;
-  bool rising = offset[0] == 0 && offset[documents] == tokens;
-  for (int64_t b = 0; b < documents; b++) rising = rising && offset[b] <= offset[b + 1];
-  if (rising) return Status();
-  return fail(Code::kInvalidArgument, "Expected offsets to rise from 0 to %lld, the number of tokens",
-              static_cast<long long>(tokens));
-}
 
 // Called twice: to learn how much memory is needed (the carver's base is null), and to lay it out.
 void lay_out(const GatedAttentionParams& params, int threads, Carver* carver, Plan* plan) {
@@ -126,6 +117,10 @@ void run_tile(const GatedAttentionParams& params, const Document& document, int6
     add_part(document, rows, params.window, state.part(i, rows.rows));
   }
   end_tile(params.out, tile, state);
+  const View& sums = params.log_sum_exp;
+  for (int64_t r = 0; r < tile.rows && sums; r++)
+    sums.as<float>()[(tile.token + tile.query(r)) * sums.stride[0] + tile.query_head(r)] =
+        state.top[r] + static_cast<float>(__builtin_log(state.lane_sum(r)));
 }
 
 // The entry whose range of items, which begins at entry.*first, has the item.

@@ -1,5 +1,6 @@
 #include "ops/rms_norm.h"
 
+#include "cpu/row_sums.h"
 #include "cpu/rows.h"
 #include "cpu/simd.h"
 
@@ -45,7 +46,51 @@ void normalize(const RmsNormParams& params, Execution& execution) {
   });
 }
 
+// Row by row: from dy, x and the weight to dx, and what the row adds to the gradient of the weight.
+template <typename W>
+void backward_row(const RmsNormBackwardParams& params, float* dx, const float* dy, const float* x, int64_t n,
+                  float* d_weight) {
+  const W* weight = params.weight.as<W>();
+  const float mean = sum_of_squares(x, n) / static_cast<float>(n);
+  const float root = 1.0f / __builtin_sqrtf(mean + params.epsilon);
+  vf products = {};
+  for_lanes(n, [&](int64_t i, auto lanes) {
+    products += read(dy + i, lanes) * read(weight + i, lanes) * read(x + i, lanes);
+  });
+  const vf scale = splat(root), shift = splat(root * root * root * sum(products) / static_cast<float>(n));
+  for_lanes(n, [&](int64_t i, auto lanes) {
+    const vf d = read(dy + i, lanes), from = read(x + i, lanes);
+    write(d_weight + i, read(d_weight + i, lanes) + d * from * scale, lanes);
+    const vf result = d * read(weight + i, lanes) * scale - from * shift;
+    write(dx + i, params.accumulate ? read(dx + i, lanes) + result : result, lanes);
+  });
+}
+
+template <typename W>
+Status backward(const RmsNormBackwardParams& params, Execution& execution) {
+  const View &dx = params.dx, &dy = params.dy, &x = params.x;
+  const bool heads = x.rank == 3;
+  const int64_t count = heads ? x.shape[1] : 1, columns = x.shape[x.rank - 1];
+  const auto row = [&](const View& view, int64_t r) {
+    return view.as<float>() + r / count * view.stride[0] + (heads ? r % count * view.stride[1] : 0);
+  };
+  const float* total;
+  SPKV_RETURN_IF_ERROR(sum_over_rows(execution, x.shape[0] * count, columns, 0, &total,
+                                     [&](int64_t begin, int64_t end, float* sums, float*) {
+                                       for (int64_t r = begin; r < end; r++)
+                                         backward_row<W>(params, row(dx, r), row(dy, r), row(x, r), columns,
+                                                         sums);
+                                     }));
+  add_to(params.d_weight.as<float>(), total, columns);
+  return Status();
+}
+
 }  // namespace
+
+Status rms_norm_backward(const RmsNormBackwardParams& params, Execution& execution) {
+  return params.weight.dtype == DType::kBF16 ? backward<uint16_t>(params, execution)
+                                             : backward<float>(params, execution);
+}
 
 Status rms_norm(const RmsNormParams& params, Execution& execution) {
   params.weight.dtype == DType::kBF16 ? normalize<uint16_t>(params, execution)

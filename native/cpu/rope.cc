@@ -37,7 +37,8 @@ Status rope(const RopeParams& params, Execution& execution) {
         const float* from = x.as<float>() + t * x.stride[0] + h * x.stride[1];
         for_lanes(half, [&](int64_t i, auto lanes) {
           const vf a = read(from + i, lanes), b = read(from + half + i, lanes);
-          const vf c = read(cosines + i, lanes), s = read(sines + i, lanes);
+          const vf c = read(cosines + i, lanes), sine = read(sines + i, lanes);
+          const vf s = params.inverse ? -sine : sine;
           write(to + i, a * c - b * s, lanes);
           write(to + half + i, b * c + a * s, lanes);
         });

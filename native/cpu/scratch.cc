@@ -37,5 +37,9 @@ void* scratch(int64_t bytes) {
   return buffer.data;
 }
 
+Status no_scratch(int64_t bytes) {
+  return fail(Code::kOutOfMemory, "No %lld bytes for intermediate results", static_cast<long long>(bytes));
+}
+
 }  // namespace cpu
 }  // namespace spkv

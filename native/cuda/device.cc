@@ -22,6 +22,7 @@ class CudaDevice : public Device {
   std::string description() const override { return context_->description(); }
   const Operations& operations() const override { return cuda::operations; }
   Stream& stream() override { return stream_; }
+  bool bf16_activations() const override { return true; }
 
   std::shared_ptr<Storage> allocate(int64_t bytes) override {
     const auto& memory = context_->memory();

@@ -49,6 +49,8 @@ Status check_offsets(const int32_t* offsets, int64_t documents, int64_t tokens) 
 }  // namespace
 
 Status gated_attention(const GatedAttentionParams& params, Execution& execution) {
+  if (params.log_sum_exp || params.out.dtype != DType::kF32)
+    return fail(Code::kUnsupported, "gatedAttention with logSumExp, or in bf16, is not available on a GPU");
   Context& context = cuda::context(execution);
   int64_t tokens = params.q.shape[0], documents = params.offsets.shape[0] - 1;
   Status status;

@@ -67,8 +67,9 @@ __global__ void __launch_bounds__(32 * kHeadsPerBlock) rope_kernel(RopeParams pa
     const auto c = load(cosines + i, elements), s = load(sines + i, elements);
 #pragma unroll
     for (int j = 0; j < static_cast<int>(sizeof a.at / sizeof a.at[0]); j++) {
-      const float first = a.at[j] * c.at[j] - b.at[j] * s.at[j];
-      b.at[j] = b.at[j] * c.at[j] + a.at[j] * s.at[j];
+      const float sine = params.inverse ? -s.at[j] : s.at[j];
+      const float first = a.at[j] * c.at[j] - b.at[j] * sine;
+      b.at[j] = b.at[j] * c.at[j] + a.at[j] * sine;
       a.at[j] = first;
     }
     store(to + i, a, elements);

@@ -3,6 +3,12 @@
 //   silu_mul: out = silu(gate) * up,  silu(z) = z / (1 + exp(-z))    (SwiGLU, Shazeer, arXiv 2002.05202)
 //   add:      out = a + b                                            (the residual stream)
 //   copy:     out = x, converted to the dtype of out                 (rounding to nearest even)
+//   fill:     out = value
+//
+// The backward of silu_mul, from its inputs and the gradient dy of its output:
+//
+//   d_up   = dy * silu(gate)
+//   d_gate = dy * up * s * (1 + gate * (1 - s)),  s = sigmoid(gate)
 #pragma once
 
 #include "core/stream.h"
@@ -16,6 +22,15 @@ struct SiluMulParams {
   View up;    // [T, F] f32
 };
 
+// Where activations may be bf16 (a GPU), all five are of one dtype. d_gate and d_up may be any of the inputs.
+struct SiluMulBackwardParams {
+  View d_gate;  // [T, F] f32 or bf16
+  View d_up;    // [T, F]
+  View dy;      // [T, F]
+  View gate;    // [T, F]
+  View up;      // [T, F]
+};
+
 struct AddParams {
   View out;  // [T, C] f32
   View a;    // [T, C] f32
@@ -25,6 +40,11 @@ struct AddParams {
 struct CopyParams {
   View out;  // any shape, f32 or bf16, or both sides of the same dtype
   View x;    // the shape of out
+};
+
+struct FillParams {
+  View out;  // any shape, f32 or bf16
+  float value = 0;
 };
 
 }  // namespace spkv

@@ -4,6 +4,11 @@
 //
 // With x [T, H, D] and weight [D] it is the per-head normalisation of queries and keys (Qwen3).
 // `out` may be `x`. Sums are taken in f32.
+//
+// The backward, with r = 1 / sqrt(mean(x^2) + epsilon) and g = dy * weight, per row of C elements:
+//
+//   dx           (+)= r * (g - x * r^2 * mean(g * x))
+//   d_weight[c]   +=  sum over rows of dy[c] * x[c] * r
 #pragma once
 
 #include "core/stream.h"
@@ -16,6 +21,17 @@ struct RmsNormParams {
   View x;       // like out
   View weight;  // [C] or [D] f32 or bf16
   float epsilon = 0;
+};
+
+// `dx` may be `dy`.
+struct RmsNormBackwardParams {
+  View dx;        // [T, C] or [T, H, D] f32, or bf16 on a GPU
+  View d_weight;  // [C] or [D] f32, added to
+  View dy;        // like dx, f32, or bf16 on a GPU
+  View x;         // like dx, f32, or bf16 on a GPU
+  View weight;    // [C] or [D] f32 or bf16
+  float epsilon = 0;
+  bool accumulate = false;  // add to dx instead of overwriting it
 };
 
 }  // namespace spkv

@@ -5,6 +5,8 @@
 //   out[t, h, i]     = x[t, h, i] * cos(angle[t, i]) - x[t, h, i+D/2] * sin(angle[t, i])
 //   out[t, h, i+D/2] = x[t, h, i+D/2] * cos(angle[t, i]) + x[t, h, i] * sin(angle[t, i])
 //
+// The inverse turns the other way, with -sin: it undoes the rotation, and is its backward.
+//
 // Scaled variants (linear, llama3) differ only in the inverse frequencies. The cosines and sines are the same
 // for all layers and heads: rotary_angles makes them once per step, in double precision.
 #pragma once
@@ -24,6 +26,7 @@ struct RopeParams {
   View out;     // [T, H, D] f32; may be x
   View x;       // [T, H, D] f32
   View angles;  // [T, D] f32, from rotary_angles
+  bool inverse = false;
 };
 
 }  // namespace spkv

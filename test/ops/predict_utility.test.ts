@@ -43,7 +43,7 @@ describe.each(testDevices())('predict_utility on %s', (_, device) => {
         const out = new Poisoned(device, 'f32', [T, G], padding);
         predictUtility(
           out.view, padded(device, hidden, [T, P], (padding * 3) % 7), padded(device, weight.data, [G, P], padding),
-          device.from(bias.data, [G]), log,
+          device.from(bias.data, [G]), log ? 'log' : 'utility',
         );
         expectClose(await out.read(), expected, (i) => tolerance[i]!);
       },
@@ -56,7 +56,7 @@ describe.each(testDevices())('predict_utility on %s', (_, device) => {
   const run = async (log: boolean) => {
     const G = biases.length;
     const out = device.tensor('f32', [1, G]);
-    predictUtility(out, device.tensor('f32', [1, 3]), device.tensor('f32', [G, 3]), device.from(biases, [G]), log);
+    predictUtility(out, device.tensor('f32', [1, 3]), device.tensor('f32', [G, 3]), device.from(biases, [G]), log ? 'log' : 'utility');
     return out.read();
   };
 
@@ -93,5 +93,8 @@ describe.each(testDevices())('predict_utility on %s', (_, device) => {
     expect(refusal(() => predictUtility(out, hidden, device.tensor('f32', [3, 7]), bias))).toBe('SHAPE');
     expect(refusal(() => predictUtility(out, hidden, weight, device.tensor('f32', [2])))).toBe('SHAPE');
     expect(refusal(() => predictUtility(out, hidden, weight, bias, 1 as never))).toBe('INVALID_ARGUMENT');
+    for (const form of ['logs', { alpha: 0.5 }, { alpha: 2, threshold: 0.5 }, { alpha: 0.5, threshold: NaN }, { alpha: 0, threshold: 0, tau: 1 }]) {
+      expect(refusal(() => predictUtility(out, hidden, weight, bias, form as never))).toBe('INVALID_ARGUMENT');
+    }
   });
 });

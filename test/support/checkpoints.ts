@@ -42,14 +42,14 @@ export function tinyTensors(config: Json): TensorToWrite[] {
   return planTensors(plan).map(({ name, shape }) => ({ name, dtype: 'BF16', shape, data: new Uint16Array(shape.reduce((a, b) => a * b, 1)) }));
 }
 
-/** Writes a checkpoint of `config` with random weights; gives its directory and the bf16 bits of every tensor. */
-export async function writeRandomCheckpoint(dir: string, config: Json, seed = 1): Promise<{ dir: string; tensors: Map<string, Uint16Array> }> {
+/** Writes a checkpoint of `config` with random weights, matrices of deviation `scale`; gives its directory and the bf16 bits of every tensor. */
+export async function writeRandomCheckpoint(dir: string, config: Json, seed = 1, scale = 0.3): Promise<{ dir: string; tensors: Map<string, Uint16Array> }> {
   mkdirSync(dir, { recursive: true });
   writeFileSync(join(dir, 'config.json'), JSON.stringify(config, null, 2));
   const uniform = random(seed);
   const tensors = tinyTensors(config).map((tensor) => {
     const size = tensor.shape.reduce((a, b) => a * b, 1);
-    const values = tensor.name.includes('norm') ? Float32Array.from({ length: size }, () => 0.5 + uniform()) : normals(size, uniform, 0.3);
+    const values = tensor.name.includes('norm') ? Float32Array.from({ length: size }, () => 0.5 + uniform()) : normals(size, uniform, scale);
     return { ...tensor, data: floatsToBf16(values) };
   });
   await writeSafetensors(join(dir, 'model.safetensors'), tensors);
