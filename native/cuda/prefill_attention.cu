@@ -77,7 +77,7 @@ __device__ __forceinline__ void store_results(const Rows& out, const TileRows& r
 
 template <int kDim>
 __global__ void __launch_bounds__(kBlockThreads, 2) prefill_kernel(const __grid_constant__ PrefillStep step) {
-  __shared__ Tile<kDim> tile;
+  __shared__ PrefillItem<kDim> tile;
   __shared__ uint64_t visible[kBlockRows];
   __shared__ bool any;
   if (threadIdx.x == 0) any = tile.begin(step, blockIdx.x, gridDim.x, kBlockRows);

@@ -117,7 +117,7 @@ struct Walk {
 };
 
 template <int kDim>
-struct Tile {
+struct PrefillItem {
   TileRows rows;
   Walk<kDim> walk;
   int first_own;  // local index of the pair of the sequence's first new token

@@ -57,16 +57,6 @@ __device__ __forceinline__ void named_barrier() {
   asm volatile("bar.sync %0, %1;" ::"n"(id), "n"(threads) : "memory");
 }
 
-// The same with an `id` that is known when the kernel runs; and to be counted there without waiting.
-template <int threads>
-__device__ __forceinline__ void named_barrier(int id) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(threads) : "memory");
-}
-template <int threads>
-__device__ __forceinline__ void named_barrier_arrive(int id) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(threads) : "memory");
-}
-
 // --- Bulk copies, global to shared: addresses and sizes are multiples of 16 bytes.
 
 __device__ __forceinline__ uint64_t evict_first_policy() {
@@ -90,6 +80,11 @@ __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
       "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(barrier)
       : "memory");
+}
+
+// Starts to bring a line into the L2 cache.
+__device__ __forceinline__ void prefetch_line(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(from)) : "memory");
 }
 
 // --- Copies of 16 bytes, global to shared, that a thread waits for by groups (compute capability 8.0).

@@ -31,14 +31,6 @@ template <int id, int threads>
 void named_barrier() {
   spkv_emulator::block_barrier("named_barrier", id, threads);
 }
-template <int threads>
-void named_barrier(int id) {
-  spkv_emulator::block_barrier("named_barrier", id, threads);
-}
-template <int threads>
-void named_barrier_arrive(int id) {
-  spkv_emulator::block_barrier("named_barrier_arrive", id, threads, false);
-}
 
 // --- Bulk copies
 
@@ -49,6 +41,8 @@ inline void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t ba
 inline void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier, uint64_t) {
   spkv_emulator::bulk_copy(to, from, bytes, barrier);
 }
+
+inline void prefetch_line(const void*) {}
 
 // --- Copies of 16 bytes
 
