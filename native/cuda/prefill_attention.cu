@@ -84,7 +84,6 @@ __global__ void __launch_bounds__(kBlockThreads, 2) prefill_kernel(const __grid_
   __syncthreads();
   if (!any) return;
   const Walk<kDim>& walk = tile.walk;
-  int own = tile.own(threadIdx.x), window = step.cache.window;
   uint8_t* shared = dynamic_shared();
   shared += (kAlignment - shared_address(shared) % kAlignment) % kAlignment;
   uint8_t* stages = shared + kBlockRows * kDim * 2;
@@ -111,7 +110,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2) prefill_kernel(const __grid_
       state.attend(queries, keys, values, step.scale_log2);
       continue;
     }
-    visible[threadIdx.x] = walk.mask_of(step, i).visible(own, window);
+    visible[threadIdx.x] = walk.mask_of(step, i).visible(tile.own(threadIdx.x), step.cache.window);
     __syncwarp();
     state.attend_masked(queries, keys, values, step.scale_log2, visible + warp_row);
   }

@@ -105,7 +105,6 @@ __device__ __forceinline__ void feed_tiles(const PrefillStep& step, PrefillMemor
   int items = step.item_count(C::kRows), item = blockIdx.x, lane = threadIdx.x % 32;
   while (true) {
     PrefillItem<C::kDim>& tile = memory->tiles[slot.index];
-    uint32_t full = shared_address(&memory->tile_full[slot.index]);
     if (lane == 0) {
       barrier_wait(shared_address(&memory->tile_empty[slot.index]), slot.phase ^ 1);
       tile.walk.pages = 0;  // the end, if there is no other
@@ -114,22 +113,25 @@ __device__ __forceinline__ void feed_tiles(const PrefillStep& step, PrefillMemor
         item = static_cast<int>(gridDim.x) + atomicAdd(step.next_item, 1);
         if (any) break;
       }
-      barrier_arrive(full);
     }
     __syncwarp();
-    barrier_wait(full, slot.phase);
-    if (tile.walk.pages == 0) return;
-    for (int row = lane; row < tile.rows.count; row += 32) {
-      const float* q = tile.rows.of(step.q, row);
+    const TileRows& rows = tile.rows;
+    bool end = tile.walk.pages == 0;
+    for (int row = lane; !end && row < C::kRows; row += 32) {
+      const float* q = rows.of(step.q, min(row, rows.count - 1));
+      memory->query_rows[slot.index][row] = q;
       for (int d = 0; d < C::kDim; d += kLine) prefetch_line(q + d);
     }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(shared_address(&memory->tile_full[slot.index]));
+    if (end) return;
     slot.advance();
   }
 }
 
-// Brings the queries of a tile into shared memory. Rows behind the last repeat it.
+// Brings the queries of a tile into shared memory.
 template <typename C, bool kVectors>
-__device__ __forceinline__ void load_queries(const Rows& q, const TileRows& rows,
+__device__ __forceinline__ void load_queries(const float* const (&rows)[C::kRows],
                                              uint8_t (*to)[C::Group::kQueryBytes]) {
   constexpr int kThreads = kQueryWarps * 32, kRowChunks = C::kDim / kChunkDims;
   constexpr int kPassRows = kThreads / kRowChunks, kAtOnce = kVectors ? C::kChunksAtOnce : 1;
@@ -140,7 +142,7 @@ __device__ __forceinline__ void load_queries(const Rows& q, const TileRows& rows
     uint4 data[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++)
-      data[i] = load_chunk(rows.of(q, min(first + i * kPassRows, rows.count - 1)) + c * kChunkDims, kVectors);
+      data[i] = load_chunk(rows[first + i * kPassRows] + c * kChunkDims, kVectors);
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++) {
       int row = first + i * kPassRows;
@@ -156,13 +158,12 @@ __device__ __forceinline__ void feed_queries(const PrefillStep& step, PrefillMem
   RingPosition<kQuerySlots> at;
   while (true) {
     barrier_wait(shared_address(&memory->tile_full[slot.index]), slot.phase);
-    const PrefillItem<C::kDim>& tile = memory->tiles[slot.index];
-    if (tile.walk.pages == 0) return;
+    if (memory->tiles[slot.index].walk.pages == 0) return;
     barrier_wait(shared_address(&memory->queries_empty[at.index]), at.phase ^ 1);
     if (step.q.vectors) {
-      load_queries<C, true>(step.q, tile.rows, memory->queries[at.index]);
+      load_queries<C, true>(memory->query_rows[slot.index], memory->queries[at.index]);
     } else {
-      load_queries<C, false>(step.q, tile.rows, memory->queries[at.index]);
+      load_queries<C, false>(memory->query_rows[slot.index], memory->queries[at.index]);
     }
     publish_shared();
     __syncwarp();
