@@ -186,6 +186,9 @@ __device__ __forceinline__ void begin_block(PrefillMemory<C>* memory) {
 template <typename C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     prefill_hopper_kernel(const __grid_constant__ PrefillStep step) {
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  __trap();  // compiled for compute capability 9.0 without the matrix instructions: 90 in place of 90a
+#else
   uint8_t* shared = dynamic_shared();
   auto* memory = reinterpret_cast<PrefillMemory<C>*>(shared + (1024 - shared_address(shared) % 1024) % 1024);
   begin_block(memory);
@@ -196,6 +199,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     take_registers<C::kGroupRegisters>();
     Compute<C>(step, memory).run();
   }
+#endif
 }
 
 template <typename C>
