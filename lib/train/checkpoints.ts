@@ -26,6 +26,8 @@ export interface RunState {
   seconds: number;
   /** The checkpoint with the lowest validation loss so far. */
   best: { step: number; loss: number } | null;
+  /** Of the data, which must not change. */
+  trainingTokens: number;
 }
 
 /** A checkpoint in Hugging Face layout, to be written. */

@@ -60,8 +60,6 @@ export interface ValidationRecord {
   densities: number[][] | null;
   /** Shares of utilities in equal steps from 0 to 1, by layer, KV head and step. */
   histograms: number[][][] | null;
-  /** Share of the values of needles that are given back exactly, with hard gates at the run's threshold. */
-  recall: number | null;
 }
 
 export interface SaveRecord {

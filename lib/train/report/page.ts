@@ -27,7 +27,6 @@ export function reportPage(records: readonly LogRecord[], title: string): string
     section('Density: share of pairs kept after the window', lineChart(densitySeries(steps, validations), { from: 0 })),
     section('Density by layer and head over time', densityMap(validations)),
     section('Utilities at the end: share in each range', histogramMap(validations.at(-1))),
-    section('Recall of hidden notes', lineChart(recallSeries(validations), { from: 0 })),
     section('Learning rate', lineChart([over(steps, 'learning rate', ({ learningRate }) => learningRate)], { from: 0 })),
     section('Alpha: from soft gates (0) to hard ones (1)', steps.some(({ mode }) => mode !== 'dense') ? lineChart([over(steps, 'alpha', ({ alpha }) => alpha)], { from: 0 }) : ''),
     section('Norm of the gradient', lineChart([over(steps, 'norm', ({ gradientNorm }) => gradientNorm)], { from: 0 })),
@@ -70,10 +69,6 @@ function hardSeries(validations: readonly ValidationRecord[], name: string, valu
     marked: true,
     points: validations.flatMap(({ step, hard }) => hard.filter((result) => result.threshold === threshold).map((result) => [step, value(result)] as const)),
   }));
-}
-
-function recallSeries(validations: readonly ValidationRecord[]): Series[] {
-  return [{ ...over(validations.filter(({ recall }) => recall !== null), 'recall', ({ recall }) => recall!), marked: true }];
 }
 
 function densityMap(validations: readonly ValidationRecord[]): string {
