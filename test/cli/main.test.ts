@@ -23,10 +23,10 @@ test('--version', async () => {
 test('--help lists the commands and the exit codes', async () => {
   const { code, stdout } = await usage('--help');
   expect(code).toBe(0);
-  for (const part of ['generate', 'chat', 'inspect', 'demo', 'build', 'Exit codes:', '130']) expect(stdout).toContain(part);
+  for (const part of ['generate', 'chat', 'inspect', 'train', 'demo', 'build', 'Exit codes:', '130']) expect(stdout).toContain(part);
 });
 
-test.each(['generate', 'chat', 'inspect', 'demo', 'build'])('%s --help has examples', async (command) => {
+test.each(['generate', 'chat', 'inspect', 'train', 'demo', 'build'])('%s --help has examples', async (command) => {
   const { code, stdout } = await usage(command, '--help');
   expect(code).toBe(0);
   expect(stdout).toMatch(new RegExp(`Examples:\\n  \\$ .*spkv ${command}`));
