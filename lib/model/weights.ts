@@ -47,7 +47,7 @@ export async function loadWeights(
   checkpoint: Checkpoint, device: Device, onProgress?: (share: number) => void, signal?: AbortSignal,
 ): Promise<ModelWeights> {
   const plan = checkedWeightPlan(checkpoint);
-  const loader = new Loader(checkpoint, device);
+  const loader = new TensorLoader(checkpoint, device);
   const embedding = await loader.load(plan.embedTokens);
   const layers: LayerWeights[] = [];
   for (const layer of plan.layers) {
@@ -64,7 +64,7 @@ export async function loadWeights(
   return { embedding, layers, finalNorm, head, dense: plan.dense };
 }
 
-async function loadLayer(loader: Loader, plan: LayerPlan): Promise<LayerWeights> {
+async function loadLayer(loader: TensorLoader, plan: LayerPlan): Promise<LayerWeights> {
   const { predictor } = plan;
   const fc1 = predictor ? [predictor.fc1Weight] : [];
   return {
@@ -89,7 +89,8 @@ async function loadLayer(loader: Loader, plan: LayerPlan): Promise<LayerWeights>
   };
 }
 
-class Loader {
+/** Brings tensors of a checkpoint to a device: as they are, or widened where there are no kernels for their type. */
+export class TensorLoader {
   constructor(
     private readonly checkpoint: Checkpoint,
     private readonly device: Device,
