@@ -68,11 +68,6 @@ export class Checkpoints {
     for (const step of steps.slice(0, -keep)) if (!others.includes(step)) await remove(this.path(step));
   }
 
-  /** Removes those after `step`: the run goes on from there. */
-  async rewind(step: number): Promise<void> {
-    for (const later of await this.list()) if (later > step) await remove(this.path(later));
-  }
-
   /** Removes what a killed process has left half written. */
   async clean(): Promise<void> {
     for (const name of await readNames(this.dir)) if (TEMPORARY.test(name)) await remove(join(this.dir, name));
