@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { crossEntropy } from '../../lib/ops.js';
 import { normals, random } from '../support/device.js';
 import { differences, expectGradient } from '../support/gradients.js';
-import { expectClose, F32_ROUNDING, failure, padded, paddings, Poisoned, refusal, rowCounts, RUNS, seeds, testDevices } from '../support/operands.js';
+import { expectClose, F32_ROUNDING, failure, paddings, Poisoned, refusal, rowCounts, RUNS, seeds, testDevices } from '../support/operands.js';
 
 function lossOf(row: ArrayLike<number>, target: number): number {
   if (target < 0) return 0;

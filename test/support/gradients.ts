@@ -24,11 +24,11 @@ export function sizeOf(values: ArrayLike<number>): number {
 }
 
 /**
- * Fails unless every element is within so many f32 roundings of the expected one, each as large as the element or as
- * the gradient's elements are on the whole, whichever is more.
+ * Fails unless every element is within so many f32 roundings of the expected one, each as large as the element, as the
+ * gradient's elements are on the whole, or as `least`, whichever is more. `least` is for terms that cancel.
  */
-export function expectGradient(actual: ArrayLike<number>, expected: ArrayLike<number>, roundings: number): void {
-  const size = sizeOf(expected);
+export function expectGradient(actual: ArrayLike<number>, expected: ArrayLike<number>, roundings: number, least = 0): void {
+  const size = Math.max(sizeOf(expected), least);
   expectClose(actual, expected, (i) => roundings * F32_ROUNDING * Math.max(Math.abs(expected[i]!), size) + 1e-12);
 }
 
