@@ -243,7 +243,7 @@ describe.each(testDevices())('gated_attention_backward on %s', (_, device) => {
       if (index > 11) continue;
       const { shape } = tensor as Tensor;
       expect(refused(index, device.tensor('u8', shape))).toBe('DTYPE');
-      if (index !== 11) expect(refused(index, f32(...shape.with(-1, 7)))).toBe('SHAPE');
+      if (index !== 11) expect(refused(index, f32(...shape.with(shape.length - 1, 7)))).toBe('SHAPE');
       if (index !== 3 && index !== 10) expect(refused(index, undefined)).toBe('INVALID_ARGUMENT');
     }
     expect(refused(10, null)).toBe('INVALID_ARGUMENT'); // dGates without gates

@@ -175,7 +175,7 @@ describe.each(testDevices())('predict_utility_backward on %s', (_, device) => {
     const refused = (index: number, value: unknown) => refusal(() => predictUtilityBackward(...(good.with(index, value as never) as typeof good)));
     for (const [index, tensor] of good.entries()) {
       expect(refused(index, device.tensor('i32', tensor.shape))).toBe('DTYPE');
-      expect(refused(index, f32(...tensor.shape.with(-1, 9)))).toBe('SHAPE');
+      expect(refused(index, f32(...tensor.shape.with(tensor.shape.length - 1, 9)))).toBe('SHAPE');
       expect(refused(index, undefined)).toBe('INVALID_ARGUMENT');
     }
     expect(refused(1, good[5])).toBe('INVALID_ARGUMENT');
