@@ -24,7 +24,7 @@ export function memoryNeed(config: ModelConfig, { microBatch, sequenceLength, re
   const elements = planTensors(weightPlan(config)).reduce((sum, { shape }) => sum + shape.reduce((size, extent) => size * extent, 1), 0);
   const product = (H + 2 * G) * D + (spkv?.predictorHiddenSize ?? 0);
   const layer = type * (product + (qkNorm ? (H + G) * D : 0) + H * D + 2 * F) + 4 * (G + H + C);
-  const passing = type * (3 * C + 2 * F + H * D + product) + 4 * (D + 2 * G + 2 * C + 4);
+  const passing = type * (3 * C + 2 * F + H * D + product) + 4 * (D + 3 * G + 2 * C + 4);
   return {
     weights: elements * (16 + (precision === 'bf16' ? 2 : 0)),
     activations: tokens * (L * 4 * C + (recompute ? 1 : L) * layer + passing) + type * Math.min(tokens * V, Math.max(LOGITS, 64 * V)),

@@ -110,8 +110,8 @@ async function startParameters({ checkpoint, config }: Origin, device: Device, {
 }
 
 function newStep(parameters: Parameters, settings: RunSettings): TrainingStep {
-  const { microBatch, sequenceLength, recompute } = settings;
-  return new TrainingStep(parameters, { tokens: microBatch * sequenceLength, recompute, thresholds: countedThresholds(settings) });
+  const { microBatch, sequenceLength, recompute, densityWeight } = settings;
+  return new TrainingStep(parameters, { tokens: microBatch * sequenceLength, recompute, densityWeight, thresholds: countedThresholds(settings) });
 }
 
 /** Says of memory that ran out how much is needed, and what to lower. */

@@ -54,8 +54,8 @@ describe('refuses', () => {
     ['training without data', ['train', '--model', 'x', '--out', 'y'], 'give the text to train on with --data'],
     ['training from nothing', ['train', '--data', 'x', '--out', 'y'], '--model', '--config'],
     ['training without a directory for the run', ['train', '--model', 'x', '--data', 'y'], "required option '-o, --out <dir>' not specified"],
-    ['a misspelled setting of training', ['train', '--learning-rat', '1'], "unknown option '--learning-rat'", 'Did you mean --learning-rate?'],
-    ['a setting of training out of range', ['train', '--soft-share', '2'], '--soft-share', 'Expected a number from 0 to 1.'],
+    ['a misspelled setting of training', ['train', '--out', 'y', '--learning-rat', '1'], "unknown option '--learning-rat'", 'Did you mean --learning-rate?'],
+    ['a setting of training out of range', ['train', '--out', 'y', '--soft-share', '2'], '--soft-share', 'Expected a number from 0 to 1.'],
     ['two texts', ['inspect', '--file', 'x', '--sample'], 'not both'],
   ])('%s', async (_, args, ...parts) => {
     const { code, stdout, stderr } = await usage(...args);
