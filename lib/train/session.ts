@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { SpkvError } from '../errors.js';
-import { type CheckpointContent, Checkpoints, type RunState, writeDirectory } from './checkpoints.js';
+import { type CheckpointContent, type Checkpoints, type RunState, writeDirectory } from './checkpoints.js';
 import type { Batch, Batches } from './data/batches.js';
 import type { TrainingData } from './data/open.js';
 import { flopsPerToken } from './flops.js';
