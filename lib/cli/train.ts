@@ -89,6 +89,8 @@ class Narrator {
         return this.status.update(this.#line(event));
       case 'validation':
         return this.status.say(`${count(event.step).padStart(6)}  ${validationLine(event)}`);
+      case 'recall':
+        return this.status.say(`recall of notes: ${event.results.map(({ threshold, recall, density }) => `τ ${threshold}: ${percent(recall)} at ${percent(density)}`).join(', ')}`);
       default:
     }
   }

@@ -9,11 +9,12 @@ import { checkpointJson, type Origin } from './model-config.js';
 import type { RunSettings } from './plan.js';
 import { writeReport } from './report/write.js';
 import type { Surroundings } from './run-file.js';
+import { measureRecall } from './recall.js';
 import { planStep } from './schedule.js';
 import { restoreState, stateTensors } from './state-tensors.js';
 import type { TrainingStep } from './step.js';
 import type { TrainResult } from './train.js';
-import { validate } from './validate.js';
+import { measuredThresholds, validate } from './validate.js';
 
 export interface SessionParts {
   training: TrainingStep;
@@ -141,11 +142,22 @@ export class Session {
     const { step } = this.#state;
     if (this.#saved !== step) await this.#save();
     const model = join(out, 'model');
-    if (reason === 'finished') await writeDirectory(model, this.#content());
+    if (reason === 'finished') {
+      await writeDirectory(model, this.#content());
+      if (settings.needles > 0) await this.#recall(model);
+    }
     await this.#tell({ kind: 'end', step, reason });
     await writeReport(out, log);
     const finished = reason === 'finished';
     return { step, steps: settings.steps, finished, out, checkpoint: checkpoints.path(step), model: finished ? model : null, validation: this.#validation };
+  }
+
+  async #recall(model: string): Promise<void> {
+    const { training, data, settings } = this.parts;
+    const rows = await data.validationNeedles(settings);
+    if (rows.length === 0) return;
+    const thresholds = settings.dense ? [0] : measuredThresholds(settings);
+    await this.#tell({ kind: 'recall', step: this.#state.step, results: await measureRecall(model, training.device, rows, thresholds) });
   }
 
   #content(): CheckpointContent {

@@ -16,7 +16,7 @@ export function countedThresholds(settings: RunSettings): number[] {
 }
 
 /** Those that were asked for, and the run's own. */
-function measuredThresholds({ threshold, validationThresholds }: RunSettings): number[] {
+export function measuredThresholds({ threshold, validationThresholds }: RunSettings): number[] {
   return [...new Set([...validationThresholds, threshold])].sort((a, b) => a - b);
 }
 

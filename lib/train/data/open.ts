@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { SpkvError } from '../../errors.js';
 import { type Batch, Batches, joinRows, type Part } from './batches.js';
-import { Needles } from './needles.js';
+import { type NeedleRow, Needles } from './needles.js';
 import { type Encoding, isTokenFile, openTokens, prepareTokens } from './prepare.js';
 import { type RowOptions, Rows } from './rows.js';
 import { type DataSource, findFiles, type SourceFile } from './sources.js';
@@ -78,6 +78,14 @@ export class TrainingData implements AsyncDisposable {
     const count = Math.min(rows.perPass, Math.max(1, Math.floor(validationTokens / length)));
     const read = await Promise.all(Array.from({ length: count }, (_, i) => rows.read(i)));
     return Array.from({ length: Math.ceil(count / microBatch) }, (_, i) => joinRows(read.slice(i * microBatch, (i + 1) * microBatch)));
+  }
+
+  /** Sequences with needles in validation text, always the same. Empty where there is too little of it. */
+  async validationNeedles({ sequenceLength, validationTokens }: BatchPlan): Promise<NeedleRow[]> {
+    if (this.validationTokens <= sequenceLength) return [];
+    const rows = new Rows(this.held, this.validation, { sequenceLength, boundaries: false, seed: 0, shuffle: true });
+    const needles = new Needles(rows, this.encoding.tokenizer!, 0);
+    return Promise.all(Array.from({ length: Math.max(1, Math.floor(validationTokens / sequenceLength)) }, (_, i) => needles.read(i)));
   }
 
   #rows({ sequenceLength }: BatchPlan, boundaries: boolean, seed: number): Rows {

@@ -27,6 +27,7 @@ export function reportPage(records: readonly LogRecord[], title: string): string
     section('Density: share of pairs kept after the window', lineChart(densitySeries(steps, validations), { from: 0 })),
     section('Density by layer and head over time', densityMap(validations)),
     section('Utilities at the end: share in each range', histogramMap(validations.at(-1))),
+    section('Recall of notes by the finished model', recallTable(records)),
     section('Learning rate', lineChart([over(steps, 'learning rate', ({ learningRate }) => learningRate)], { from: 0 })),
     section('Alpha: from soft gates (0) to hard ones (1)', steps.some(({ mode }) => mode !== 'dense') ? lineChart([over(steps, 'alpha', ({ alpha }) => alpha)], { from: 0 }) : ''),
     section('Norm of the gradient', lineChart([over(steps, 'norm', ({ gradientNorm }) => gradientNorm)], { from: 0 })),
@@ -88,6 +89,13 @@ function histogramMap(validation: ValidationRecord | undefined): string {
   const bins = values[0]!.length;
   const columns = Array.from({ length: bins }, (_, i) => tickText(i / bins));
   return heatGrid({ rows: headNames(histograms), columns, values, columnLabel: 'utility from' });
+}
+
+function recallTable(records: readonly LogRecord[]): string {
+  const last = records.findLast((record) => record.kind === 'recall');
+  if (!last) return '';
+  const rows = last.results.map(({ threshold, recall, density }) => `<tr><th>τ ${threshold}</th><td>${(100 * recall).toFixed(1)} % at ${(100 * density).toFixed(0)} % kept</td></tr>`);
+  return element('table', {}, rows.join(''));
 }
 
 function headNames(byLayer: readonly (readonly unknown[])[]): string[] {
