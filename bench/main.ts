@@ -1,6 +1,7 @@
 /**
  * Benchmarks of spkv, and of its peers beside it with --peer. Prints tables; writes bench/results/<suite>.json.
  *   npm run bench                              operations and the bundled model
+ *   npm run bench -- --suite engine --peer     many requests at once, against llama.cpp's batches
  *   npm run bench -- --suite large --peer      a random Llama of 100 M parameters against llama.cpp
  *   npm run bench -- --device cuda             whole steps of networks of real sizes, on a GPU
  */
@@ -8,18 +9,20 @@ import { parseArgs } from 'node:util';
 import { openDevice } from '../lib/ops.js';
 import { writeResults } from './harness.js';
 import { commit, machine } from './machine.js';
+import { engineSuite } from './suites/engine.js';
 import { largeSuite } from './suites/large.js';
 import { modelSuite } from './suites/model.js';
 import { operationsSuite } from './suites/operations.js';
 import { stepsSuite } from './suites/steps.js';
 import type { Settings, Suite } from './suites/suite.js';
 
-const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, steps: stepsSuite };
+const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, engine: engineSuite, steps: stepsSuite };
 /** What runs where no suite is named. */
 const DEFAULT = { cpu: 'ops,model', gpu: 'steps' };
-const HELP = `Usage: npm run bench -- [--suite ops|model|large|steps|all] [--peer] [--device cpu|cuda|cuda:N] [--threads N] [--repeats N]
+const HELP = `Usage: npm run bench -- [--suite ops|model|engine|large|steps|all] [--peer] [--device cpu|cuda|cuda:N] [--threads N] [--repeats N]
 
-  --suite    ops: single operations; model: the bundled code-6m; large: a random Llama of 100 M parameters
+  --suite    ops: single operations; model: the bundled code-6m; engine: the same with many requests
+             at once; large: a random Llama of 100 M parameters;
              steps: decode steps and prompts of networks of real sizes, for GPUs
              (a comma between several; default ops,model, on a GPU steps)
   --peer     run onnxruntime-node and node-llama-cpp beside, see bench/peers/README.md

@@ -27,8 +27,9 @@ int64_t leading(const View& view) { return view.stride[0] > view.shape[1] ? view
 Status fill(const View& out, const View& bias, cudaStream_t stream) {
   const int64_t rows = out.shape[0], columns = out.shape[1];
   if (!bias) {
-    return check(cudaMemset2DAsync(out.data, static_cast<size_t>(leading(out)) * 4, 0,
-                                   static_cast<size_t>(columns) * 4, static_cast<size_t>(rows), stream),
+    const size_t element = static_cast<size_t>(dtype_bytes(out.dtype));
+    return check(cudaMemset2DAsync(out.data, static_cast<size_t>(leading(out)) * element, 0,
+                                   static_cast<size_t>(columns) * element, static_cast<size_t>(rows), stream),
                  "matmul clears its output");
   }
   return check(convert_rows(rows_of(out), {bias.data, bias.dtype, 0}, rows, columns, stream),
@@ -38,22 +39,25 @@ Status fill(const View& out, const View& bias, cudaStream_t stream) {
 constexpr int kBiasThreads = 256;
 
 // A thread to an element.
-template <typename B>
-__global__ void __launch_bounds__(kBiasThreads) add_bias_kernel(View out, const B* bias) {
+template <typename Out, typename B>
+__global__ void __launch_bounds__(kBiasThreads) add_bias_kernel(View out, View bias) {
   const int64_t i = int64_t{blockIdx.x} * kBiasThreads + threadIdx.x, columns = out.shape[1];
   if (i >= out.shape[0] * columns) return;
   const int64_t column = i % columns;
-  out.as<float>()[i / columns * out.stride[0] + column] += Convert<float, B>::apply(bias[column]);
+  Out* at = out.as<Out>() + i / columns * out.stride[0] + column;
+  *at = Convert<Out, float>::apply(Convert<float, Out>::apply(*at) +
+                                   Convert<float, B>::apply(bias.as<const B>()[column]));
 }
 
 Status add_bias(const View& out, const View& bias, cudaStream_t stream) {
   LaunchShape shape;
   shape.grid = dim3(blocks_for(out.size(), kBiasThreads));
   shape.block = dim3(kBiasThreads);
-  return check(bias.dtype == DType::kBF16
-                   ? launch(stream, shape, add_bias_kernel<uint16_t>, out, bias.as<const uint16_t>())
-                   : launch(stream, shape, add_bias_kernel<float>, out, bias.as<const float>()),
-               "matmul adds its bias");
+  const bool narrow = bias.dtype == DType::kBF16;
+  const auto kernel = out.dtype == DType::kBF16
+                          ? (narrow ? add_bias_kernel<uint16_t, uint16_t> : add_bias_kernel<uint16_t, float>)
+                          : (narrow ? add_bias_kernel<float, uint16_t> : add_bias_kernel<float, float>);
+  return check(launch(stream, shape, kernel, out, bias), "matmul adds its bias");
 }
 
 // Whether cuBLASLt can read the rows as they are. Views may repeat a row, or overlap.
@@ -96,7 +100,7 @@ Status matmul(const MatmulParams& params, Execution& execution) {
 
   Product product;
   product.rows = rows, product.columns = columns, product.depth = depth;
-  product.out = out.data, product.out_stride = leading(out);
+  product.out = out.data, product.out_dtype = out.dtype, product.out_stride = leading(out);
   product.x = x.data, product.x_stride = leading(x);
   product.weight = weight.data, product.weight_stride = leading(weight);
   product.dtype = weight.dtype;
