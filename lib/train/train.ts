@@ -3,6 +3,7 @@ import { SpkvError } from '../errors.js';
 import { openDevice } from '../device.js';
 import type { Device } from '../ops.js';
 import { Checkpoints } from './checkpoints.js';
+import { documentBounds } from './data/bounds.js';
 import { TrainingData } from './data/open.js';
 import { measurePeak } from './flops.js';
 import { type LogRecord, RunLog, type ValidationRecord } from './log.js';
@@ -86,14 +87,10 @@ function checkPlan({ sequenceLength, warmupSteps, steps, batchSize, microBatch }
 }
 
 function openData(run: RunFile, settings: RunSettings, origin: Origin, { out, onProgress, onWarning, signal }: Surroundings): Promise<TrainingData> {
-  const { tokenizer, config: { vocabSize, bosTokenId, eosTokenIds } } = origin;
-  // A document begins as a prompt does, and ends with the end of text where that is another token.
-  const documentStart = tokenizer ? tokenizer.encode('').slice(0, 1) : [];
-  const end = tokenizer?.eosTokenId ?? eosTokenIds[0];
-  const documentEnd = end === undefined || end === (documentStart[0] ?? bosTokenId) ? [] : [end];
+  const { tokenizer, config: { vocabSize, eosTokenIds } } = origin;
   return TrainingData.open({
     dir: out, data: run.data, validation: run.validation, validationShare: settings.validationShare,
-    encoding: { tokenizer, vocabSize, documentStart, documentEnd },
+    encoding: { tokenizer, vocabSize, ...documentBounds(tokenizer, eosTokenIds) },
     skipBadData: settings.skipBadData,
     onProgress: (done, total) => onProgress({ kind: 'tokenise', done, total }),
     onWarning, signal,
