@@ -5,7 +5,7 @@ import { train, type TrainResult } from '../../lib/train/index.js';
 import { jsonLines, spkv, type CliOptions } from '../support/cli.js';
 import { random } from '../support/device.js';
 import { temporaryDirectory } from '../support/files.js';
-import { tinyRun, writeTinyTask } from '../support/training.js';
+import { tinyRun, writeTinyTask } from '../support/tiny-task.js';
 
 const root = temporaryDirectory();
 const task = await writeTinyTask(root);

@@ -1,32 +1,44 @@
-import { writeFileSync } from 'node:fs';
+// A very small model in training, and texts for it.
 import { join } from 'node:path';
-import type { TrainOptions } from '../../lib/train/index.js';
-import { type Json, tinyConfig, writeRandomCheckpoint } from './checkpoints.js';
+import { openCheckpoint } from '../../lib/checkpoint/checkpoint.js';
+import { type Family, parseConfig } from '../../lib/checkpoint/config.js';
+import type { Device } from '../../lib/ops.js';
+import { Parameters } from '../../lib/train/parameters.js';
+import type { Batch } from '../../lib/train/step.js';
+import { type Json, SPKV, tinyConfig, writeRandomCheckpoint } from './checkpoints.js';
 import { random } from './device.js';
 
-/**
- * A random dense checkpoint and token ids in which something can be learned: most tokens follow from the one before,
- * and each document repeats a few of its own.
- */
-export async function writeTinyTask(dir: string, changes: Json = {}): Promise<{ model: string; data: string }> {
-  const { dir: model } = await writeRandomCheckpoint(join(dir, 'dense'), tinyConfig('llama', { torch_dtype: 'bfloat16', ...changes }));
-  const uniform = random(5);
-  const lines = Array.from({ length: 120 }, () => {
-    const own = Math.floor(uniform() * 16);
-    let id = 3 + Math.floor(uniform() * 40);
-    return JSON.stringify({ ids: Array.from({ length: 60 }, (_, i) => (i % 12 === 11 ? 3 + own : (id = 3 + ((id * 7 + 5 + (uniform() < 0.1 ? 1 : 0)) % 40)))) });
-  });
-  const data = join(dir, 'data.jsonl');
-  writeFileSync(data, `${lines.join('\n')}\n`);
-  return { model, data };
+export const TINY_SPKV: Json = { ...SPKV, window: 5 };
+
+/** Parameters of a tiny model of `family` with gates of all sizes, by way of a checkpoint in `root`. */
+export async function tinyParameters(device: Device, root: string, family: Family = 'llama', changes: Json = {}): Promise<Parameters> {
+  const config = tinyConfig(family, { spkv: TINY_SPKV, ...changes });
+  const { dir } = await writeRandomCheckpoint(join(root, `${family}-${Math.random()}`), config);
+  const checkpoint = await openCheckpoint(dir);
+  return Parameters.load(checkpoint, device, parseConfig(config, 'config.json'), 0);
 }
 
-/** A run of a few small steps over it. */
-export function tinyRun({ model, data }: { model: string; data: string }, out: string, changes: Partial<TrainOptions> = {}): TrainOptions {
-  return {
-    model, out, data: { path: data, field: 'ids' }, device: 'cpu', threads: 2, peakFlops: 1e9,
-    steps: 6, sequenceLength: 48, batchSize: 4, microBatch: 2, window: 8, predictorHiddenSize: 8, learningRate: 1e-2, warmupSteps: 1,
-    validationShare: 0.1, validationTokens: 256, saveEvery: 2, validateEvery: 2, seed: 3,
-    ...changes,
-  };
+/** Documents of these lengths in which a token mostly follows from the one before it; some targets do not count. */
+export function tinyBatch(lengths: readonly number[], vocabSize: number, seed = 1, ignored = 0.1): Batch {
+  const uniform = random(seed);
+  const offsets = [0];
+  const ids: number[] = [];
+  const targets: number[] = [];
+  for (const length of lengths) {
+    let token = Math.floor(uniform() * vocabSize);
+    for (let t = 0; t < length; t++) {
+      const next = uniform() < 0.1 ? Math.floor(uniform() * vocabSize) : (5 * token + 1) % vocabSize;
+      ids.push(token);
+      targets.push(uniform() < ignored ? -1 : next);
+      token = next;
+    }
+    offsets.push(ids.length);
+  }
+  return { ids: Int32Array.from(ids), targets: Int32Array.from(targets), offsets: Int32Array.from(offsets) };
+}
+
+/** The documents [from, to) of a batch. */
+export function documents({ ids, targets, offsets }: Batch, from: number, to: number): Batch {
+  const [start, end] = [offsets[from]!, offsets[to]!];
+  return { ids: ids.slice(start, end), targets: targets.slice(start, end), offsets: offsets.slice(from, to + 1).map((offset) => offset - start) };
 }

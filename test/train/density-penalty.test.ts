@@ -4,7 +4,7 @@ import { TrainingStep } from '../../lib/train/step.js';
 import { testDevice } from '../support/device.js';
 import { expectError } from '../support/errors.js';
 import { temporaryDirectory } from '../support/files.js';
-import { writeTinyTask } from '../support/training.js';
+import { writeTinyTask } from '../support/tiny-task.js';
 
 const device = testDevice();
 const { model } = await writeTinyTask(temporaryDirectory());

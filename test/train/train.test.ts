@@ -5,7 +5,7 @@ import { loadModel } from '../../lib/index.js';
 import { type LogRecord, type StepRecord, train, type TrainEvent, type ValidationRecord } from '../../lib/train/index.js';
 import { expectError } from '../support/errors.js';
 import { temporaryDirectory } from '../support/files.js';
-import { tinyRun, writeTinyTask } from '../support/training.js';
+import { tinyRun, writeTinyTask } from '../support/tiny-task.js';
 
 const root = temporaryDirectory();
 const task = await writeTinyTask(root);
