@@ -131,6 +131,25 @@ test('the same run with other micro-batches learns the same', async () => {
   }
 });
 
+test('the tokens that one run has made serve another', async () => {
+  const out = fresh();
+  await train({ ...tinyRun(task, out), data: join(whole, 'tokens') });
+  expect(bytesOf(join(out, 'model/model.safetensors')).equals(bytesOf(join(whole, 'model/model.safetensors')))).toBe(true);
+  expect(existsSync(join(out, 'tokens'))).toBe(false);
+});
+
+test('files that are named for validation are not trained on', async () => {
+  const dir = fresh();
+  mkdirSync(dir);
+  const lines = readFileSync(task.data, 'utf8').split('\n');
+  writeFileSync(join(dir, 'a.jsonl'), lines.slice(0, 50).join('\n'));
+  writeFileSync(join(dir, 'b.jsonl'), lines.slice(50, 60).join('\n'));
+  const out = join(dir, 'run');
+  const source = { path: dir, pattern: '*.jsonl', field: 'ids' };
+  await train({ ...tinyRun(task, out), data: source, validation: { ...source, pattern: 'b.*' } });
+  expect(logOf(out)[0]).toMatchObject({ trainingTokens: 50 * 60, validationTokens: 10 * 60 });
+});
+
 test('a dense run has no predictors, and random weights do', async () => {
   const config = join(task.model, 'config.json');
   const dense = await train({ ...tinyRun(task, fresh(), { dense: true, config, packing: 'stream' }), model: undefined as never });
