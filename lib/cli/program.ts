@@ -9,6 +9,7 @@ import { registerGenerate } from './generate.js';
 import { registerInspect } from './inspect.js';
 import { examples } from './options.js';
 import { registerServe } from './serve.js';
+import { registerTrain } from './train.js';
 
 /** All commands. `output` takes what commander writes itself: help and usage errors. */
 export function createProgram(output: OutputConfiguration = {}): Command {
@@ -25,6 +26,7 @@ export function createProgram(output: OutputConfiguration = {}): Command {
   registerChat(program);
   registerServe(program);
   registerInspect(program);
+  registerTrain(program);
   registerDemo(program);
   registerBench(program);
   registerBuild(program);

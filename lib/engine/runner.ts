@@ -20,7 +20,7 @@ export class Runner {
   constructor(model: Model, maxSequences: number, stepTokens: number, onPool: (stats: PoolStats) => void) {
     this.#model = model;
     this.#device = model.device;
-    this.#memory = new ActivationMemory(model.device, model.config, model.dense, stepTokens);
+    this.#memory = new ActivationMemory(model.device, model.config, model.network.weights, stepTokens);
     this.#rows = new Rows(model.network, model.cache, this.#memory, maxSequences);
     this.#onPool = onPool;
   }

@@ -1,5 +1,5 @@
+import { BYTES } from './byte-level.js';
 import { type MakeStep, planSteps, type Step } from './decoder-steps.js';
-import { BYTES } from './token-bytes.js';
 import type { Tokenizer } from './tokenizer.js';
 import { Utf8Stream } from './utf8.js';
 

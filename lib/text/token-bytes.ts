@@ -1,15 +1,5 @@
+import { BYTES } from './byte-level.js';
 import type { Tokenizer } from './tokenizer.js';
-
-/** GPT-2's characters for bytes: printable ones stand for themselves, the others are counted up from U+0100. */
-export const BYTES: ReadonlyMap<string, number> = new Map(
-  (function* () {
-    let others = 0;
-    for (let byte = 0; byte < 256; byte++) {
-      const printable = (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
-      yield [String.fromCharCode(printable ? byte : 0x100 + others++), byte] as const;
-    }
-  })(),
-);
 
 /** What a token adds to a text in UTF-8, where it may be part of a character; undefined if decoding leaves it out. */
 export function bytesOf(tokenizer: Tokenizer, id: number): Uint8Array | undefined {

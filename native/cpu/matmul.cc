@@ -6,6 +6,7 @@
 // order is that of one uninterrupted loop over k.
 #include "cpu/microkernel.h"
 #include "cpu/packed.h"
+#include "cpu/scratch.h"
 
 SPKV_ISA_BEGIN
 
@@ -109,9 +110,10 @@ static void multiply_block(const MatmulParams& params, int64_t row, int64_t rows
   const View &x = params.x, &out = params.out;
   const int64_t depth = x.shape[1], present = smaller(columns, out.shape[1] - column);
   float* place = out.as<float>() + row * out.stride[0] + column;
-  // Columns beyond N are computed beside the output.
-  float* target = present == columns ? place : scratch.out;
-  const int64_t ldt = present == columns ? out.stride[0] : kPanelColumns;
+  // Columns beyond N are computed beside the output, and so is what will be added to it.
+  const bool beside = present < columns || params.accumulate;
+  float* target = beside ? scratch.out : place;
+  const int64_t ldt = beside ? kPanelColumns : out.stride[0];
   int64_t k = 0;
   do {
     int64_t step = smaller(kBlockDepth, depth - k);
@@ -120,9 +122,12 @@ static void multiply_block(const MatmulParams& params, int64_t row, int64_t rows
                       target, ldt, k > 0);
     k += step;
   } while (k < depth);
-  for (int64_t r = 0; r < rows && target != place; r++)
-    memcpy(place + r * out.stride[0], target + r * ldt, static_cast<size_t>(present) * 4);
-  add_bias(params.bias, rows, column, present, place, out.stride[0]);
+  add_bias(params.bias, rows, column, present, target, ldt);
+  for (int64_t r = 0; r < rows && beside; r++) {
+    const float* from = target + r * ldt;
+    float* to = place + r * out.stride[0];
+    for (int64_t j = 0; j < present; j++) to[j] = params.accumulate ? to[j] + from[j] : from[j];
+  }
 }
 
 // How many pieces to cut the work into: none so small that handing it out takes longer than doing it, and
@@ -133,9 +138,30 @@ static int64_t pieces(int64_t rows, int64_t columns, int64_t depth, int64_t thre
   return smaller(divide_up(work / 65536, threads), int64_t{8}) * threads;
 }
 
-Status matmul(const MatmulParams& params, Execution& execution) {
+// A plain weight is packed by every block of rows that meets it. With many blocks it is packed once, before,
+// unless it is large; the sums are the same.
+static Status pack_for_many_rows(MatmulParams* params, Execution& execution) {
+  constexpr int64_t kManyRows = 2 * kBlockRows, kMostBytes = int64_t{64} << 20;
+  const View weight = params->weight;
+  const int64_t bytes = packed_bytes(weight.dtype, weight.shape[0], weight.shape[1]);
+  if (weight.layout == Layout::kPacked || params->x.shape[0] < kManyRows || bytes > kMostBytes)
+    return Status();
+  PackWeightParams pack;
+  pack.out = weight;
+  pack.out.layout = Layout::kPacked;
+  pack.out.data = cpu::scratch(bytes);
+  if (!pack.out.data) return no_scratch(bytes);
+  pack.count = 1;
+  pack.sources[0] = weight;
+  params->weight = pack.out;
+  return pack_weight(pack, execution);
+}
+
+Status matmul(const MatmulParams& given, Execution& execution) {
+  MatmulParams params = given;
   const int64_t rows = params.out.shape[0], columns = params.out.shape[1], depth = params.x.shape[1];
   if (rows == 0 || columns == 0) return Status();
+  SPKV_RETURN_IF_ERROR(pack_for_many_rows(&params, execution));
   const int64_t threads = execution.pool->threads();
   const int64_t wanted = pieces(rows, columns, depth, threads);
   const int64_t panels = divide_up(columns, kPanelColumns);

@@ -3,6 +3,7 @@
 #include "ops/gated_attention.h"
 
 #include "cuda/attention_tile.cuh"
+#include "cuda/documents.h"
 
 namespace spkv {
 namespace cuda {
@@ -37,14 +38,6 @@ struct DocumentPairs {
     return p.values.row(place.row, kv_head)[d];
   }
 };
-
-Status check_offsets(const int32_t* offsets, int64_t documents, int64_t tokens) {
-  bool rising = offsets[0] == 0 && offsets[documents] == tokens;
-  for (int64_t b = 0; b < documents; b++) rising = rising && offsets[b] <= offsets[b + 1];
-  if (rising) return Status();
-  return fail(Code::kInvalidArgument, "Expected offsets to rise from 0 to %lld, the number of tokens",
-              static_cast<long long>(tokens));
-}
 
 }  // namespace
 

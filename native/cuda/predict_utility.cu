@@ -1,8 +1,8 @@
 #include "ops/predict_utility.h"
 
-#include "cuda/common/elements.cuh"
 #include "cuda/common/launch.cuh"
 #include "cuda/common/reduce.cuh"
+#include "cuda/common/utility.cuh"
 #include "cuda/context.h"
 
 namespace spkv {
@@ -12,50 +12,22 @@ namespace {
 constexpr int kWarps = 8, kWidth = 4;
 constexpr int64_t kChunk = 2048;  // of the hidden vector, activated once for as many heads as there are warps
 
-__device__ __forceinline__ float silu(float z) { return z / (1.0f + expf(-z)); }
-__device__ __forceinline__ float sigmoid(float z) { return 1.0f / (1.0f + expf(-z)); }
-__device__ __forceinline__ float log_sigmoid(float z) { return fminf(z, 0.0f) - log1pf(expf(-fabsf(z))); }
-
-// log((1 - alpha) u + alpha [u >= threshold]), with all digits near u = 0 and near u = 1.
-__device__ __forceinline__ float annealed(float z, float alpha, float threshold) {
-  const float u = sigmoid(z);
-  if (!(u >= threshold)) return log1pf(-alpha) + log_sigmoid(z);
-  if (alpha == 0.0f) return log_sigmoid(z);
-  return u < 0.5f ? logf(alpha + (1.0f - alpha) * u) : log1pf((alpha - 1.0f) * sigmoid(-z));
-}
-
-__device__ __forceinline__ float utility_of(float z, const PredictUtilityParams& params) {
-  switch (params.form) {
-    case UtilityForm::kUtility:
-      return sigmoid(z);
-    case UtilityForm::kLogUtility:
-      return log_sigmoid(z);
-    case UtilityForm::kAnnealed:
-      break;
-  }
-  return annealed(z, params.alpha, params.threshold);
-}
-
-__device__ __forceinline__ float bias_of(const View& bias, int64_t g) {
-  return bias.dtype == DType::kBF16 ? Convert<float, uint16_t>::apply(bias.as<const uint16_t>()[g])
-                                    : bias.as<const float>()[g];
-}
-
 // A block to a token, a warp to a head.
-template <typename W>
+template <typename H, typename W>
 __global__ void __launch_bounds__(32 * kWarps)
     predict_utility_kernel(PredictUtilityParams params, bool aligned) {
   alignas(16) __shared__ float activated[kChunk];
   const int64_t t = blockIdx.x, heads = params.weight.shape[0], width = params.weight.shape[1];
   const int lane = threadIdx.x, warp = threadIdx.y, thread = warp * 32 + lane;
-  const float* hidden = params.hidden.as<const float>() + t * params.hidden.stride[0];
+  const H* hidden = params.hidden.as<const H>() + t * params.hidden.stride[0];
   for (int64_t first = 0; first < heads; first += kWarps) {
     const int64_t g = first + warp;
     float sum = 0;
     for (int64_t start = 0; start < width; start += kChunk) {
       const int64_t n = width - start < kChunk ? width - start : kChunk;
       __syncthreads();  // the last chunk has been read
-      for (int64_t i = thread; i < n; i += 32 * kWarps) activated[i] = silu(hidden[start + i]);
+      for (int64_t i = thread; i < n; i += 32 * kWarps)
+        activated[i] = silu(Convert<float, H>::apply(hidden[start + i]));
       __syncthreads();
       if (g >= heads) continue;
       const W* weight = params.weight.as<const W>() + g * params.weight.stride[0] + start;
@@ -69,9 +41,15 @@ __global__ void __launch_bounds__(32 * kWarps)
     sum = warp_reduce(sum, Sum());
     if (lane == 0 && g < heads) {
       const float z = bias_of(params.bias, g) + sum;
-      params.out.as<float>()[t * params.out.stride[0] + g] = utility_of(z, params);
+      params.out.as<float>()[t * params.out.stride[0] + g] =
+          utility_of(z, params.form, params.alpha, params.threshold);
     }
   }
+}
+
+template <typename H>
+auto kernel_for(DType weight) {
+  return weight == DType::kBF16 ? predict_utility_kernel<H, uint16_t> : predict_utility_kernel<H, float>;
 }
 
 }  // namespace
@@ -82,8 +60,8 @@ Status predict_utility(const PredictUtilityParams& params, Execution& execution)
   LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(params.out.shape[0]));
   shape.block = dim3(32, kWarps);
-  const auto kernel =
-      params.weight.dtype == DType::kBF16 ? predict_utility_kernel<uint16_t> : predict_utility_kernel<float>;
+  const auto kernel = params.hidden.dtype == DType::kBF16 ? kernel_for<uint16_t>(params.weight.dtype)
+                                                          : kernel_for<float>(params.weight.dtype);
   const bool aligned = starts_aligned(params.weight, kWidth);
   return check(launch(on.stream(), shape, kernel, params, aligned), "predict_utility");
 }
