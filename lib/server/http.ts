@@ -64,6 +64,14 @@ export function createApp(options: ResolvedServerOptions, metrics: Metrics, stat
   app.decorateRequest('usage', undefined);
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id);
+    const { method, url, ip } = request;
+    // The hook onResponse is not called for clients that have left.
+    reply.raw.once('close', () => {
+      const status = reply.raw.writableFinished ? reply.statusCode : 499;
+      metrics.answered(request.routeOptions.url ?? 'unknown', status);
+      const milliseconds = Math.round(reply.elapsedTime);
+      request.log.info({ method, url, status, milliseconds, ip, ...(request.usage && { usage: request.usage }) }, 'answered');
+    });
     // A page of another site may make a browser believe that its name is this machine's.
     if (apiKeys.length === 0 && state.local() && !LOOPBACK.test(request.host)) {
       throw new ApiError(403, 'Without an API key, a server for this machine alone answers to localhost only', { code: 'host_not_allowed' });
@@ -73,13 +81,6 @@ export function createApp(options: ResolvedServerOptions, metrics: Metrics, stat
     if (!state.closing()) return;
     reply.header('connection', 'close');
     throw new ApiError(503, 'The server is closing', { code: 'shutting_down' });
-  });
-  app.addHook('onResponse', async (request, reply) => {
-    const route = request.routeOptions.url ?? 'unknown';
-    const status = reply.raw.writableFinished ? reply.statusCode : 499;
-    metrics.answered(route, status);
-    const { method, url, usage, ip } = request;
-    request.log.info({ method, url, status, milliseconds: Math.round(reply.elapsedTime), ip, ...(usage && { usage }) }, 'answered');
   });
   app.setErrorHandler(fail);
   app.setNotFoundHandler(({ method, url }) => {

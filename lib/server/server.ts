@@ -83,10 +83,12 @@ export class Server implements AsyncDisposable {
         ...(this.#options.apiKeys.length > 0 && { security: [{ key: [] }] }),
       },
     });
-    app.addHook('preValidation', async (request) => void this.#answering.add(request));
-    app.addHook('onResponse', async (request) => {
-      this.#answering.delete(request);
-      if (this.#answering.size === 0) this.#answered?.();
+    app.addHook('preValidation', async (request, reply) => {
+      this.#answering.add(request);
+      reply.raw.once('close', () => {
+        this.#answering.delete(request);
+        if (this.#answering.size === 0) this.#answered?.();
+      });
     });
     const service = {
       model: this.#model,
