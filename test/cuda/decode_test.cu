@@ -311,7 +311,8 @@ int main(int argc, char** argv) {
   printf("lists: %d checks, %d failed\n", checks, failures);
   if (quick || part.empty()) steps_test(quick);
   if (capability == 9 && (part.empty() || part == "matrix")) matrix_test();
-  if (part != "matrix") prefill_test(quick);
+  if (part.empty() || quick) prefill_test(quick);
+  if (capability == 9 && (quick || part.empty() || part == "gated")) gated_test(quick);
   printf("decode_test: %d checks, %d failed\n", checks, failures);
   return failures > 0;
 }

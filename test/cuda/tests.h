@@ -17,4 +17,7 @@ void matrix_test();
 // Steps with several new tokens per sequence, on caches filled by hand.
 void prefill_test(bool quick);
 
+// Gated attention, forward and backward.
+void gated_test(bool quick);
+
 }  // namespace spkv_test
