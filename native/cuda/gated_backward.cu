@@ -25,30 +25,18 @@ struct BackwardShape {
   static constexpr int kSums = 64 * 64;  // of dQ, a warpgroup's share
 };
 
-template <int kDim>
-struct BackwardMemory {
-  using Shape = BackwardShape<kDim>;
-  uint8_t keys[Shape::kTileBytes], values[Shape::kTileBytes];
-  uint8_t queries[Shape::kStages][Shape::kQueryBytes], d_out[Shape::kStages][Shape::kQueryBytes];
-  uint8_t d_scores[2][Shape::kScoreBytes];  // panels of 64 queries, a row for each key
-  float4 dq[Shape::kGroups][Shape::kSums / 4];
-  float log_sums[Shape::kStages][Shape::kQueries], products[Shape::kStages][Shape::kQueries];
-  uint64_t keys_full;
-  uint64_t queries_full[Shape::kStages], queries_empty[Shape::kStages];
-  uint64_t d_out_full[Shape::kStages], d_out_empty[Shape::kStages];
-};
-
-// The keys of a block and the tiles of queries that see them.
+// The keys of a block and the tiles of queries that see them. Lies in shared memory, since registers are what these
+// kernels have least of.
 struct BackwardWalk {
-  int token = 0, tokens = 0;  // of the document
-  int64_t entry = 0;          // of the first key in the lists
-  int row = 0;                // and among the rows of keys
-  int count = 0;              // keys; without any there is nothing to do
-  int begin = 0, far = 0, end = 0;  // tiles; from `far` on all keys are behind all windows
-  bool sorted = false;
-  int64_t query_row = 0;  // where the document begins in the arrays of queries
+  int token, tokens;  // of the document
+  int64_t entry;          // of the first key in the lists
+  int row;                // and among the rows of keys
+  int count;              // keys; without any there is nothing to do
+  int begin, far, end;  // tiles; from `far` on all keys are behind all windows
+  bool sorted;
+  int64_t query_row;  // where the document begins in the arrays of queries
 
-  __device__ __forceinline__ BackwardWalk(const GatedBackward& p, const GatedWork& work, int queries) {
+  __device__ __forceinline__ void find(const GatedBackward& p, const GatedWork& work, int queries) {
     const KeyLists& lists = p.lists;
     int b = work.item.document;
     token = lists.offsets[b];
@@ -71,9 +59,25 @@ struct BackwardWalk {
 };
 
 template <int kDim>
-__device__ __forceinline__ void feed(const GatedBackward& p, const GatedWork& work, const BackwardWalk& walk,
-                                     BackwardMemory<kDim>* memory) {
+struct BackwardMemory {
   using Shape = BackwardShape<kDim>;
+  uint8_t keys[Shape::kTileBytes], values[Shape::kTileBytes];
+  uint8_t queries[Shape::kStages][Shape::kQueryBytes], d_out[Shape::kStages][Shape::kQueryBytes];
+  uint8_t d_scores[2][Shape::kScoreBytes];  // panels of 64 queries, a row for each key
+  float4 dq[Shape::kGroups][Shape::kSums / 4];
+  float log_sums[Shape::kStages][Shape::kQueries], products[Shape::kStages][Shape::kQueries];
+  GatedWork work;
+  BackwardWalk walk;
+  uint64_t keys_full;
+  uint64_t queries_full[Shape::kStages], queries_empty[Shape::kStages];
+  uint64_t d_out_full[Shape::kStages], d_out_empty[Shape::kStages];
+};
+
+template <int kDim>
+__device__ __forceinline__ void feed(const GatedBackward& p, BackwardMemory<kDim>* memory) {
+  using Shape = BackwardShape<kDim>;
+  const GatedWork& work = memory->work;
+  const BackwardWalk& walk = memory->walk;
   uint32_t full = shared_address(&memory->keys_full);
   barrier_arrive_expect(full, 2 * Shape::kTileBytes);
   tensor_copy(shared_address(memory->keys), walk.sorted ? &p.sorted_keys : &p.keys, walk.row, work.kv_head, full);
@@ -113,15 +117,15 @@ struct BackwardRows {
   float gate[2], d_gate[2];
   int position[2];
 
-  __device__ __forceinline__ BackwardRows(const GatedBackward& params, const BackwardWalk& walk, int group_index,
+  __device__ __forceinline__ BackwardRows(const GatedBackward& params, int group_index,
                                           BackwardMemory<kDim>* shared)
       : p(params), memory(shared), group(group_index), score_log2(params.scale * kLog2E) {
 #pragma unroll
     for (int i = 0; i < kDim / 2; i++) dk[i] = dv[i] = 0;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-      int64_t at = walk.entry + group * 64 + row_of(r);
-      bool there = group * 64 + row_of(r) < walk.count;
+      int64_t at = memory->walk.entry + group * 64 + row_of(r);
+      bool there = group * 64 + row_of(r) < memory->walk.count;
       position[r] = there ? p.lists.position[at] : kNowhere;
       gate[r] = there ? p.lists.gate[at] : -INFINITY;
       d_gate[r] = 0;
@@ -159,26 +163,37 @@ struct BackwardRows {
   }
 
   // From the weights as they were rounded: two numbers of each take half the registers.
+  static __device__ __forceinline__ void differentiate(const uint32_t (&weights)[kSteps][4],
+                                                       const float (&d_weight)[kScores],
+                                                       uint32_t (&d_score)[kSteps][4]) {
+#pragma unroll
+    for (int k = 0; k < kSteps; k++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        d_score[k][i] = pack_bf16(d_weight[8 * k + 2 * i] * low_half(weights[k][i]),
+                                  d_weight[8 * k + 2 * i + 1] * high_half(weights[k][i]));
+    }
+  }
+
+  // Adds what belongs to the gates.
   template <bool kCompared>
-  __device__ __forceinline__ void differentiate(const uint32_t (&weights)[kSteps][4],
-                                                const float (&d_weight)[kScores], int query,
-                                                uint32_t (&d_score)[kSteps][4]) {
+  __device__ __forceinline__ void add_d_gates(const uint32_t (&d_score)[kSteps][4], int query) {
+    int near[2] = {position[0] + p.window - query, position[1] + p.window - query};
 #pragma unroll
     for (int k = 0; k < kSteps; k++) {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        int r = i % 2, age = query + (2 * k + i / 2) * 8 - position[r];
-        float low = d_weight[8 * k + 2 * i] * __uint_as_float(weights[k][i] << 16);
-        float high = d_weight[8 * k + 2 * i + 1] * __uint_as_float(weights[k][i] & 0xffff0000);
-        if (kCompared) {
-          d_gate[r] += (age >= p.window ? low : 0.0f) + (age + 1 >= p.window ? high : 0.0f);
-        } else {
-          d_gate[r] += low + high;
-        }
-        d_score[k][i] = pack_bf16(low, high);
+        int r = i % 2, column = (2 * k + i / 2) * 8;
+        float low = low_half(d_score[k][i]), high = high_half(d_score[k][i]);
+        if (kCompared && column < near[r]) low = 0;
+        if (kCompared && column + 1 < near[r]) high = 0;
+        d_gate[r] += low + high;
       }
     }
   }
+
+  static __device__ __forceinline__ float low_half(uint32_t pair) { return __uint_as_float(pair << 16); }
+  static __device__ __forceinline__ float high_half(uint32_t pair) { return __uint_as_float(pair & 0xffff0000); }
 
   static __device__ __forceinline__ void pack(const float (&from)[kScores], uint32_t (&to)[kSteps][4]) {
 #pragma unroll
@@ -199,9 +214,14 @@ struct BackwardRows {
     }
   }
 
+  __device__ __forceinline__ void begin_d_weights(float (&d_weight)[kScores], uint32_t values, uint32_t d_out) {
+    group_begin();
+    multiply_rows<kDim, true>(d_weight, values + group * 64 * kRowBytes, kKeyTile, d_out, Shape::kQueries);
+    group_end();
+  }
+
   // Starts this warpgroup's share of ds K: a half of the columns, or of the queries where there are 128.
-  __device__ __forceinline__ void begin_dq(float (&dq)[32], uint32_t d_scores) {
-    uint32_t keys = shared_address(memory->keys);
+  __device__ __forceinline__ void begin_dq(float (&dq)[32], uint32_t d_scores, uint32_t keys) {
     constexpr int kPanel = kKeyTile * kRowBytes;
     (kDim == 128 ? keys : d_scores) += group * kPanel;
 #pragma unroll
@@ -238,39 +258,42 @@ struct BackwardRows {
     float score[kScores], d_weight[kScores], dq[32];
     uint32_t packed[kSteps][4], d_packed[kSteps][4];
 
+    uint32_t keys = shared_address(memory->keys), values = shared_address(memory->values);
+    asm volatile("" : "+r"(keys), "+r"(values));  // no registers for operands that stay the same
     barrier_wait(shared_address(&memory->queries_full[stage]), parity);
     barrier_wait(shared_address(&memory->d_out_full[stage]), parity);
     begin_columns(score, memory->log_sums[stage]);
-    begin_columns(d_weight, memory->products[stage]);
+    // What is compared takes registers, so there the two do not overlap.
+    if (!kCompared) begin_columns(d_weight, memory->products[stage]);
     hold(score);
-    hold(d_weight);
+    if (!kCompared) hold(d_weight);
     group_begin();
-    multiply_rows<kDim, true>(score, shared_address(memory->keys) + group * 64 * kRowBytes, kKeyTile, queries,
-                              Shape::kQueries);
+    multiply_rows<kDim, true>(score, keys + group * 64 * kRowBytes, kKeyTile, queries, Shape::kQueries);
     group_end();
-    group_begin();
-    multiply_rows<kDim, true>(d_weight, shared_address(memory->values) + group * 64 * kRowBytes, kKeyTile, d_out,
-                              Shape::kQueries);
-    group_end();
+    if (!kCompared) begin_d_weights(d_weight, values, d_out);
     hold(score);
     group_wait<kCompared ? 0 : 1>();
     hold(score);
     weigh<kCompared>(score, query);
     pack(score, packed);
+    if (kCompared) {
+      begin_columns(d_weight, memory->products[stage]);
+      hold(d_weight);
+      begin_d_weights(d_weight, values, d_out);
+    }
     group_begin();
     add_weighted_rows(dv, packed, d_out, true);
     group_end();
     hold(d_weight);
     group_wait<1>();
     hold(d_weight);
-    asm volatile("" : "+r"(query));
-    differentiate<kCompared>(packed, d_weight, query, d_packed);
+    differentiate(packed, d_weight, d_packed);
     store_scores(d_packed, d_scores);
     if (leads()) wait_for_bulk_reads();  // of the step before: then `dq` in shared memory is free
     publish_shared();
     named_barrier<1, Shape::kGroups * kGroupThreads>();
     group_begin();
-    begin_dq(dq, shared_address(d_scores));
+    begin_dq(dq, shared_address(d_scores), keys);
     group_end();
     group_begin();
     add_weighted_rows(dk, d_packed, queries, true);
@@ -280,6 +303,8 @@ struct BackwardRows {
     hold(dq);
     release(memory->d_out_empty[stage]);
     add_dq(dq, dq_to);
+    asm volatile("" : "+r"(query));  // what was compared above has no registers to wait in
+    add_d_gates<kCompared>(d_packed, query);
     hold(dk);
     group_wait<0>();
     hold(dk);
@@ -287,13 +312,14 @@ struct BackwardRows {
     step++;
   }
 
-  __device__ __forceinline__ void store(const BackwardWalk& walk, int kv_head) {
+  __device__ __forceinline__ void store() {
+    int first_token = memory->walk.token, kv_head = memory->work.kv_head;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       d_gate[r] += __shfl_xor_sync(~0u, d_gate[r], 1);
       d_gate[r] += __shfl_xor_sync(~0u, d_gate[r], 2);
       if (position[r] == kNowhere) continue;
-      int token = walk.token + position[r], column = threadIdx.x % 4 * 2;
+      int token = first_token + position[r], column = threadIdx.x % 4 * 2;
       if (p.d_gates && column == 0) p.d_gates[token * p.d_gates_stride + kv_head] = d_gate[r];
       auto* key = reinterpret_cast<uint32_t*>(p.dk.row(token, kv_head) + column);
       auto* value = reinterpret_cast<uint32_t*>(p.dv.row(token, kv_head) + column);
@@ -313,10 +339,9 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads, 1)
     backward_kernel(const __grid_constant__ GatedBackward p) {
   using Shape = BackwardShape<kDim>;
   auto* memory = reinterpret_cast<BackwardMemory<kDim>*>(aligned_shared());
-  GatedWork work(p.lists, p.grid);
-  BackwardWalk walk(p, work, Shape::kQueries);
-  if (walk.count <= 0) return;
   if (threadIdx.x == 0) {
+    memory->work.find(p.lists, p.grid);
+    memory->walk.find(p, memory->work, Shape::kQueries);
     constexpr int kWarps = Shape::kGroups * 4;
     barrier_init(shared_address(&memory->keys_full), 1);
     for (int i = 0; i < Shape::kStages; i++) {
@@ -328,20 +353,23 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads, 1)
     barrier_init_fence();
   }
   __syncthreads();
+  if (memory->walk.count <= 0) return;
   if (threadIdx.x < kGroupThreads) {
-    leave_registers<40>();
-    if (threadIdx.x == 0) feed<kDim>(p, work, walk, memory);
+    leave_registers<24>();
+    if (threadIdx.x == 0) feed<kDim>(p, memory);
   } else {
-    take_registers<232>();
-    BackwardRows<kDim> rows(p, walk, static_cast<int>(threadIdx.x) / kGroupThreads - 1, memory);
+    take_registers<240>();
+    BackwardRows<kDim> rows(p, static_cast<int>(threadIdx.x) / kGroupThreads - 1, memory);
     barrier_wait(shared_address(&memory->keys_full), 0);
+    const GatedWork& work = memory->work;
+    const BackwardWalk& walk = memory->walk;
     for (int h = work.first_head; h < work.first_head + work.heads; h++) {
       float* dq = p.dq_sums + (h * p.query_rows + walk.query_row) * kDim;
       int i = walk.begin;
       for (; i < walk.far; i++) rows.template take<true>(i * Shape::kQueries, dq + i * 2 * Shape::kSums);
       for (; i < walk.end; i++) rows.template take<false>(i * Shape::kQueries, dq + i * 2 * Shape::kSums);
     }
-    rows.store(walk, work.kv_head);
+    rows.store();
   }
 }
 

@@ -23,21 +23,7 @@ struct ForwardShape {
   static constexpr int kQueryBytes = kRows * kDim * 2;
 };
 
-template <int kDim>
-struct ForwardMemory {
-  using Shape = ForwardShape<kDim>;
-  uint8_t queries[Shape::kQueryBytes];
-  uint8_t keys[Shape::kStages][Shape::kTileBytes];
-  uint8_t values[Shape::kStages][Shape::kTileBytes];
-  uint8_t out[Shape::kQueryBytes];
-  float gates[Shape::kStages][kKeyTile];
-  int32_t positions[Shape::kStages][kKeyTile];
-  uint64_t queries_full, queries_empty;
-  uint64_t keys_full[Shape::kStages], keys_empty[Shape::kStages];
-  uint64_t values_full[Shape::kStages], values_empty[Shape::kStages];
-};
-
-// The tiles of keys of a tile of queries.
+// The tiles of keys of a tile of queries. Lies in shared memory, since registers are what these kernels have least of.
 struct ForwardWalk {
   int token, tokens;  // of the document
   int first;          // query
@@ -47,7 +33,7 @@ struct ForwardWalk {
   int dropped_first;
   bool sorted;
 
-  __device__ __forceinline__ ForwardWalk(const GatedForward& p, const GatedWork& work, int rows) {
+  __device__ __forceinline__ void find(const GatedForward& p, const GatedWork& work, int rows) {
     const KeyLists& lists = p.lists;
     int b = work.item.document;
     token = lists.offsets[b];
@@ -83,9 +69,26 @@ struct ForwardWalk {
 };
 
 template <int kDim>
-__device__ __forceinline__ void feed(const GatedForward& p, const GatedWork& work, const ForwardWalk& walk,
-                                     ForwardMemory<kDim>* memory) {
+struct ForwardMemory {
   using Shape = ForwardShape<kDim>;
+  uint8_t queries[Shape::kQueryBytes];
+  uint8_t keys[Shape::kStages][Shape::kTileBytes];
+  uint8_t values[Shape::kStages][Shape::kTileBytes];
+  uint8_t out[Shape::kQueryBytes];
+  float gates[Shape::kStages][kKeyTile];
+  int32_t positions[Shape::kStages][kKeyTile];
+  GatedWork work;
+  ForwardWalk walk;
+  uint64_t queries_full, queries_empty;
+  uint64_t keys_full[Shape::kStages], keys_empty[Shape::kStages];
+  uint64_t values_full[Shape::kStages], values_empty[Shape::kStages];
+};
+
+template <int kDim>
+__device__ __forceinline__ void feed(const GatedForward& p, ForwardMemory<kDim>* memory) {
+  using Shape = ForwardShape<kDim>;
+  const GatedWork& work = memory->work;
+  const ForwardWalk& walk = memory->walk;
   const TensorMap* keys = walk.sorted ? &p.sorted_keys : &p.keys;
   const TensorMap* values = walk.sorted ? &p.sorted_values : &p.values;
   int tile = 0;
@@ -127,11 +130,10 @@ struct ForwardRows {
   uint32_t weights[8][4];
   float top[2], sum[2], shrink[2];
 
-  __device__ __forceinline__ ForwardRows(const GatedForward& params, const ForwardWalk& walk, int group,
-                                         ForwardMemory<kDim>* shared)
+  __device__ __forceinline__ ForwardRows(const GatedForward& params, int group, ForwardMemory<kDim>* shared)
       : p(params), memory(shared) {
     queries = shared_address(memory->queries) + group * 64 * kRowBytes;
-    query = walk.first + group * 64 + row_of(0);
+    query = memory->walk.first + group * 64 + row_of(0);
     score_log2 = p.scale * kLog2E;
   }
 
@@ -289,7 +291,8 @@ struct ForwardRows {
     }
   }
 
-  __device__ __forceinline__ void store(const ForwardWalk& walk, int head) {
+  __device__ __forceinline__ void store(int head) {
+    const ForwardWalk& walk = memory->walk;
     int lane = threadIdx.x % 32;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -332,9 +335,9 @@ __global__ void __launch_bounds__(ForwardShape<kDim>::kThreads, 1)
     forward_kernel(const __grid_constant__ GatedForward p) {
   using Shape = ForwardShape<kDim>;
   auto* memory = reinterpret_cast<ForwardMemory<kDim>*>(aligned_shared());
-  GatedWork work(p.lists, p.grid);
-  ForwardWalk walk(p, work, Shape::kRows);
   if (threadIdx.x == 0) {
+    memory->work.find(p.lists, p.grid);
+    memory->walk.find(p, memory->work, Shape::kRows);
     constexpr int kWarps = Shape::kGroups * 4;
     barrier_init(shared_address(&memory->queries_full), 1);
     barrier_init(shared_address(&memory->queries_empty), kWarps);
@@ -349,19 +352,19 @@ __global__ void __launch_bounds__(ForwardShape<kDim>::kThreads, 1)
   __syncthreads();
   if (threadIdx.x < kGroupThreads) {
     leave_registers<kDim == 128 ? 40 : 32>();
-    if (threadIdx.x == 0) feed<kDim>(p, work, walk, memory);
+    if (threadIdx.x == 0) feed<kDim>(p, memory);
   } else {
     take_registers<kDim == 128 ? 232 : 160>();
-    ForwardRows<kDim> rows(p, walk, static_cast<int>(threadIdx.x) / kGroupThreads - 1, memory);
-    int compared = walk.compared(), tiles = walk.tiles();
-    for (int h = 0; h < work.heads; h++) {
+    ForwardRows<kDim> rows(p, static_cast<int>(threadIdx.x) / kGroupThreads - 1, memory);
+    const ForwardWalk& walk = memory->walk;
+    for (int h = 0; h < memory->work.heads; h++) {
       barrier_wait(shared_address(&memory->queries_full), h % 2);
-      rows.first_tile(tiles == 1);
+      rows.first_tile(walk.tiles() == 1);
       int i = 1;
-      for (; i < compared; i++) rows.compared_tile(i > 1, i == tiles - 1);
-      for (; i < tiles; i++) rows.far_tile(i > 1, i == tiles - 1);
-      rows.finish(tiles > 1);
-      rows.store(walk, work.first_head + h);
+      for (; i < walk.compared(); i++) rows.compared_tile(i > 1, i == walk.tiles() - 1);
+      for (; i < walk.tiles(); i++) rows.far_tile(i > 1, i == walk.tiles() - 1);
+      rows.finish(walk.tiles() > 1);
+      rows.store(memory->work.first_head + h);
     }
   }
 }

@@ -47,7 +47,7 @@ struct GatedWork {
   GatedItem item;
   int kv_head, first_head, heads;
 
-  __device__ __forceinline__ GatedWork(const KeyLists& lists, const GatedGrid& grid) {
+  __device__ __forceinline__ void find(const KeyLists& lists, const GatedGrid& grid) {
     int units = grid.section * grid.parts, in_section = static_cast<int>(lists.item_count) * units;
     int index = static_cast<int>(blockIdx.x), section = index / in_section, unit = index % units;
     item = lists.items[index % in_section / units];

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <string>
 
+#include "cuda/gated_general.h"
 #include "cuda/gated_hopper.h"
 #include "plain_context.h"
 #include "tests.h"
@@ -16,8 +17,9 @@ struct Work {
   std::vector<int> lengths;
   int dim = 128, group = 2, kv_heads = 1, window = 128;
   Gates gates = Gates::kSoft;
-  double size = 1;    // of q
-  bool apart = false;  // there are other rows between the rows
+  double size = 1;       // of q
+  bool apart = false;    // there are other rows between the rows
+  bool general = false;  // the kernels for any GPU
 };
 
 // A tensor [T, heads, D] or [T, heads] with rows some way apart, filled with NaN where nothing is written.
@@ -243,9 +245,14 @@ void run_case(const Work& w) {
   backward.window = forward.window;
   backward.scale = forward.scale;
   std::string wrong;
-  if (!gated_hopper_takes(forward, context) || !gated_hopper_takes(backward, context)) wrong = " not taken";
-  if (!gated_hopper(forward, offsets.data(), context).ok()) wrong += " forward fails";
-  if (!gated_hopper(backward, offsets.data(), context).ok()) wrong += " backward fails";
+  if (w.general) {
+    if (!gated_general(forward, context).ok()) wrong += " forward fails";
+    if (!gated_general(backward, context).ok()) wrong += " backward fails";
+  } else {
+    if (!gated_hopper_takes(forward, context) || !gated_hopper_takes(backward, context)) wrong += " not taken";
+    if (!gated_hopper(forward, offsets.data(), context).ok()) wrong += " forward fails";
+    if (!gated_hopper(backward, offsets.data(), context).ok()) wrong += " backward fails";
+  }
   CHECK_CUDA(cudaDeviceSynchronize());
 
   Expected e = reference(w, q.values, keys.values, values.values, gate, d_out.values);
@@ -265,6 +272,13 @@ void run_case(const Work& w) {
 }  // namespace
 
 void gated_test(bool quick) {
+  for (int dim : {64, 128, 256, 80}) {
+    Work general = {"general", {70, 0, 150}, dim, 2, 2, 37, Gates::kMixed, 1, true, true};
+    run_case(general);
+  }
+  int capability = 0;
+  CHECK_CUDA(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, 0));
+  if (capability != 9) return;
   for (int dim : {128, 64}) {
     run_case({"soft", {300}, dim, 2, 1, 128, Gates::kSoft});
     run_case({"hard, two documents", {150, 270}, dim, 2, 2, 64, Gates::kHard});
