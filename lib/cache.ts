@@ -38,6 +38,7 @@ export class KvCache implements Disposable {
   readonly dtype: 'f32' | 'bf16';
   readonly capacityPages: number;
   readonly #handle: CacheHandle;
+  #disposed = false;
 
   /** @internal Use {@link Device.createCache}. */
   constructor(device: Device, opts: KvCacheOptions) {
@@ -73,7 +74,8 @@ export class KvCache implements Disposable {
   }
 
   /** A new, empty sequence that keeps the pairs whose utility is at least `threshold`. */
-  async createSequence({ threshold = 0.5 }: { threshold?: number } = {}): Promise<Sequence> {
+  async createSequence(opts?: { threshold?: number }): Promise<Sequence> {
+    const { threshold = 0.5 } = options(opts, 'sequence options', ['threshold']);
     const slot = await settle(native().createSequence(this.#handle, number(threshold, 'threshold')));
     return new Sequence(this, slot, threshold);
   }
@@ -95,7 +97,13 @@ export class KvCache implements Disposable {
     return settle(native().poisonCache(this.#handle));
   }
 
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
+  /** Gives all memory back, also that of sequences that are still there. */
   dispose(): void {
+    this.#disposed = true;
     native().disposeCache(this.#handle);
   }
 
@@ -166,6 +174,7 @@ export class Sequence implements AsyncDisposable {
   async dispose(): Promise<void> {
     if (this.#disposed) return;
     this.#disposed = true;
+    if (this.cache.disposed) return; // the pages have gone with it
     await settle(native().releaseSequence(this.cache.handle, this.#slot));
   }
 

@@ -54,6 +54,18 @@ export function boolean(value: unknown, name: string): boolean {
   return value;
 }
 
+/** Returns `value` if it is a function or undefined, else throws naming `name`. */
+export function callback<T>(value: T | undefined, name: string): T | undefined {
+  if (value === undefined || typeof value === 'function') return value;
+  throw invalid('a function', name, value);
+}
+
+/** Returns `value` if it is an AbortSignal, of any realm, or undefined; else throws naming `name`. */
+export function abortSignal(value: AbortSignal | undefined, name: string): AbortSignal | undefined {
+  if (value === undefined || (typeof value?.throwIfAborted === 'function' && typeof value.addEventListener === 'function')) return value;
+  throw invalid('an AbortSignal', name, value);
+}
+
 /** Returns `value` if it is one of `choices`, else throws with the nearest right one. */
 export function oneOf<T extends string>(value: unknown, name: string, choices: readonly T[]): T {
   if (choices.includes(value as T)) return value as T;

@@ -1,14 +1,17 @@
 import { existsSync } from 'node:fs';
 import { KvCache, type KvCacheOptions } from './cache.js';
-import { boolean, integer, invalid, oneOf, options } from './check.js';
+import { abortSignal, boolean, callback, integer, invalid, oneOf, options } from './check.js';
 import { SpkvError } from './errors.js';
 import { cudaLibraries, type DeviceHandle, DTYPES, type GraphHandle, native, settle } from './native.js';
 import { type DType, Tensor, type TensorData } from './tensor.js';
 
 export interface DeviceOptions {
-  /** Threads of the CPU, the stream's own included. Defaults to the physical cores that the process may use. */
+  /**
+   * Threads of the CPU, the stream's own included. Defaults to the physical cores that the process may use, or to
+   * the quota of its container where that is less.
+   */
   threads?: number;
-  /** Keep each thread on a core of its own (Linux). Defaults to true. */
+  /** Keep each thread on a core of its own (Linux). Defaults to true where there is a thread for every core. */
   pin?: boolean;
   /** Instruction set of the CPU kernels. Defaults to the best that the processor has. */
   instructions?: 'auto' | 'avx512' | 'avx2' | 'portable';
@@ -39,6 +42,7 @@ const CPU_OPTIONS = ['threads', 'pin', 'instructions'] as const;
  */
 export function openDevice(name: string = 'auto', opts?: DeviceOptions): Device {
   const given = options(opts, 'device options', [...CPU_OPTIONS, 'precision', 'onWarning']);
+  callback(given.onWarning, 'onWarning');
   const exact = oneOf(given.precision ?? 'bf16', 'precision', ['bf16', 'f32']) === 'f32';
   const unfit = CPU_OPTIONS.find((option) => given[option] !== undefined);
   if (name === 'cpu') return openCpu(given);
@@ -53,7 +57,7 @@ function openCpu({ threads, pin, instructions }: Partial<DeviceOptions>): Device
   const set = oneOf(instructions ?? 'auto', 'instructions', ['auto', 'avx512', 'avx2', 'portable']);
   const handle = native().openCpuDevice(
     threads === undefined ? 0 : integer(threads, 'threads', 1, 1024),
-    pin === undefined ? true : boolean(pin, 'pin'),
+    pin === undefined ? null : boolean(pin, 'pin'),
     set === 'auto' ? '' : set,
   );
   return new Device(handle, 'f32');
@@ -173,7 +177,7 @@ export class Device implements Disposable {
    * operations.
    */
   async submit<T>(body: () => Promise<T>, signal?: AbortSignal): Promise<T> {
-    signal?.throwIfAborted();
+    abortSignal(signal, 'signal')?.throwIfAborted();
     const submission = native().beginSubmission(this.#handle);
     let result: Promise<T>;
     try {

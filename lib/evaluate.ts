@@ -1,4 +1,5 @@
-import type { Model } from './model/model.js';
+import { options as checkOptions } from './check.js';
+import type { Model, PrefillOptions } from './model/model.js';
 import { type CacheReport, reportCache } from './report.js';
 
 export interface Evaluation {
@@ -13,11 +14,14 @@ export interface Evaluation {
 /** A threshold above every utility: nothing outlives the window. */
 export const WINDOW_ONLY = 1.01;
 
+export interface EvaluateOptions extends PrefillOptions {
+  /** τ, see {@link GenerateOptions.threshold}. Defaults to the model's own. */
+  threshold?: number;
+}
+
 /** Reads a text through the cache at one threshold and measures how well the model predicts it. */
-export async function evaluate(
-  model: Model, ids: ArrayLike<number>, options: { threshold?: number; onProgress?: (done: number, total: number) => void; signal?: AbortSignal } = {},
-): Promise<Evaluation> {
-  const { threshold = model.threshold, ...rest } = options;
+export async function evaluate(model: Model, ids: ArrayLike<number>, options?: EvaluateOptions): Promise<Evaluation> {
+  const { threshold = model.threshold, ...rest } = checkOptions(options, 'evaluate options', ['threshold', 'onProgress', 'signal']);
   const sequence = await model.createSequence({ threshold });
   try {
     const start = performance.now();

@@ -1,4 +1,4 @@
-import { boolean, integer, invalid, number, options } from './check.js';
+import { abortSignal, boolean, callback, integer, invalid, number, options } from './check.js';
 import { SpkvError } from './errors.js';
 import { type CacheReport, reportCache } from './report.js';
 import { resolveSampling, type SamplingOptions } from './sampling-options.js';
@@ -115,8 +115,8 @@ function resolve(model: TextModel, prompt: string | readonly number[], opts?: Ge
     eosTokenIds: new Set(ignore ? [] : eosTokenIds),
     sampling,
     session,
-    onPrefill,
-    signal,
+    onPrefill: callback(onPrefill, 'onPrefill'),
+    signal: abortSignal(signal, 'signal'),
   };
 }
 
@@ -134,6 +134,7 @@ async function* run(
   let failed = false;
   try {
     signal?.throwIfAborted();
+    using _ = session.take();
     const prepared = await session.prepare(prompt, {
       ...(request.onPrefill ? { onProgress: request.onPrefill } : {}),
       ...(signal ? { signal } : {}),
@@ -180,8 +181,9 @@ async function* run(
     throw error;
   } finally {
     const decodeSeconds = (performance.now() - start) / 1000;
-    if (!failed && session.sequence) {
-      finish({
+    const conclude = async (): Promise<GenerationResult> => {
+      if (!session.sequence) throw new SpkvError('DISPOSED', 'The session was reset while it was in use');
+      return {
         text: text.join(''),
         ids,
         finishReason,
@@ -193,8 +195,9 @@ async function* run(
           decodeSeconds,
         },
         cache: await reportCache(session.sequence),
-      });
-    }
+      };
+    };
+    if (!failed) await conclude().then(finish, fail);
     if (!request.session) await session.dispose();
   }
 }

@@ -4,7 +4,7 @@ export { type Checkpoint, openCheckpoint } from './checkpoint/checkpoint.js';
 export type { ModelConfig, SpkvConfig } from './checkpoint/config.js';
 export { Device, type DeviceOptions, openDevice } from './device.js';
 export { type ErrorCode, SpkvError } from './errors.js';
-export { evaluate, type Evaluation, WINDOW_ONLY } from './evaluate.js';
+export { evaluate, type EvaluateOptions, type Evaluation, WINDOW_ONLY } from './evaluate.js';
 export type { GenerateOptions, Generation, GenerationResult } from './generate.js';
 export { Decoder, type DecoderRow } from './model/decoder.js';
 export { Model, type ModelOptions, type PrefillOptions, type StepInput } from './model/model.js';

@@ -47,7 +47,7 @@ export interface Native {
   initialize(errorClass: typeof SpkvError): void;
   liveAllocations(): { tensors: number; bytes: number; caches: number };
 
-  openCpuDevice(threads: number, pin: boolean, instructions: string): DeviceHandle;
+  openCpuDevice(threads: number, pin: boolean | null, instructions: string): DeviceHandle;
   openCudaDevice(libraryPath: string, ordinal: number, exact: boolean): DeviceHandle;
   describeDevice(device: DeviceHandle): { name: string; description: string };
   freeMemory(device: DeviceHandle): number | null;

@@ -1,3 +1,4 @@
+import { SpkvError } from './errors.js';
 import type { Model } from './model/model.js';
 import type { Sequence } from './ops.js';
 
@@ -11,6 +12,7 @@ export class Session implements AsyncDisposable {
   readonly threshold: number;
   #sequence: Sequence | undefined;
   #read: number[] = [];
+  #taken = false;
 
   constructor(model: Model, threshold: number = model.threshold) {
     this.model = model;
@@ -20,6 +22,20 @@ export class Session implements AsyncDisposable {
   /** The sequence in the cache; undefined before the first prompt. */
   get sequence(): Sequence | undefined {
     return this.#sequence;
+  }
+
+  /**
+   * @internal Takes the session for one generation, until the result is disposed: two at a time would write into
+   * one sequence.
+   */
+  take(): Disposable {
+    if (this.#taken) throw new SpkvError('INVALID_ARGUMENT', 'The session is in use: expected one generation at a time');
+    this.#taken = true;
+    return {
+      [Symbol.dispose]: () => {
+        this.#taken = false;
+      },
+    };
   }
 
   /**

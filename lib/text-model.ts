@@ -1,6 +1,8 @@
+import { options as checkOptions } from './check.js';
 import { SpkvError } from './errors.js';
 import { generate, type GenerateOptions, type Generation } from './generate.js';
 import { loadNetwork, Model, type ModelOptions } from './model/model.js';
+import { disposeWeights } from './model/weights.js';
 import { Session } from './session.js';
 import { type ChatMessage, type ChatTemplate, loadChatTemplate } from './text/chat-template.js';
 import { loadTokenizer, type Tokenizer } from './text/tokenizer.js';
@@ -16,9 +18,15 @@ import { loadTokenizer, type Tokenizer } from './text/tokenizer.js';
  */
 export async function loadModel(dir: string, options?: ModelOptions): Promise<TextModel> {
   const { checkpoint, device, weights, options: given } = await loadNetwork(dir, options);
-  const tokenizer = await loadTokenizer(dir);
-  const template = tokenizer ? await loadChatTemplate(dir) : undefined;
-  return new TextModel(checkpoint, device, weights, given, tokenizer, template);
+  try {
+    const tokenizer = await loadTokenizer(dir);
+    const template = tokenizer ? await loadChatTemplate(dir) : undefined;
+    return new TextModel(checkpoint, device, weights, given, tokenizer, template);
+  } catch (error) {
+    disposeWeights(weights);
+    if (device !== given.device) device.dispose();
+    throw error;
+  }
 }
 
 /** A model that reads and writes text. */
@@ -63,7 +71,8 @@ export class TextModel extends Model {
   }
 
   /** A text that grows turn by turn and is read only once. */
-  createSession({ threshold = this.threshold }: { threshold?: number } = {}): Session {
+  createSession(options?: { threshold?: number }): Session {
+    const { threshold = this.threshold } = checkOptions(options, 'session options', ['threshold']);
     return new Session(this, threshold);
   }
 

@@ -101,6 +101,26 @@ test('a session reads only what is new', async () => {
   expect((await third.result).usage.cachedTokens).toBe(0);
 });
 
+test('a session takes one generation at a time', async () => {
+  await using session = model.createSession();
+  const first = model.generate(prompt, { session, maxTokens: 8 });
+  const second = model.generate('x', { session, maxTokens: 8 });
+  const texts = await Promise.allSettled([first.text(), second.text()]);
+  expect(texts).toMatchObject([{ status: 'fulfilled' }, { status: 'rejected', reason: { code: 'INVALID_ARGUMENT' } }]);
+  await expectError(() => second.result, 'INVALID_ARGUMENT', 'in use');
+  expect(await model.generate(prompt, { session, maxTokens: 8 }).text()).toBe((await first.result).text);
+});
+
+test('a result is told even where the model went away meanwhile', async () => {
+  const lost = await loadModel(MODEL_DIR, { device });
+  const generation = lost.generate(prompt, { maxTokens: 20 });
+  for await (const _ of generation) {
+    lost.dispose();
+    break;
+  }
+  await expectError(() => generation.result, 'DISPOSED');
+});
+
 test('a checkpoint without a tokenizer works with token ids', async () => {
   const { dir } = await writeRandomCheckpoint(join(root, 'ids'), tinyConfig('llama', { spkv: SPKV, eos_token_id: 47 }));
   using tiny = await loadModel(dir, { device, kvMemory: 1 << 22 });
@@ -137,6 +157,9 @@ test.each<[string, string, () => unknown]>([
   ['threshold', 'INVALID_ARGUMENT', () => model.generate('a', { threshold: -0.1 })],
   ['stop', 'INVALID_ARGUMENT', () => model.generate('a', { stop: '' })],
   ['ignoreEos', 'INVALID_ARGUMENT', () => model.generate('a', { ignoreEos: 1 as never })],
+  ['signal', 'INVALID_ARGUMENT', () => model.generate('a', { signal: 1 as never })],
+  ['onPrefill', 'INVALID_ARGUMENT', () => model.generate('a', { onPrefill: 1 as never })],
+  ['a misspelt option of a session', 'INVALID_ARGUMENT', () => model.createSession({ treshold: 0.5 } as never)],
   ['a misspelt option', 'INVALID_ARGUMENT', () => model.generate('a', { temprature: 1 } as never)],
 ])('refuses a bad value: %s', async (_, code, run) => {
   await expect(Promise.resolve().then(run)).rejects.toMatchObject({ code });

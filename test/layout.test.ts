@@ -5,13 +5,14 @@ import { dirname, join } from 'node:path';
 
 /** The layers of lib/, lowest first: a file imports from its own layer and from those above it in this list. */
 const LAYERS = [
-  ['errors', 'check', 'json', 'files'],
+  ['errors', 'check', 'json', 'files', 'random', 'heat-color'],
   ['native'],
   ['tensor', 'device', 'cache', 'ops'],
   ['checkpoint/', 'text/', 'sampling-options'],
   ['model/'],
   ['session', 'report', 'evaluate', 'generate', 'text-model'],
   ['index'],
+  ['train/'],
   ['benchmark/'],
   ['cli/'],
 ];

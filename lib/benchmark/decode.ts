@@ -4,7 +4,7 @@ import type { Sequence } from '../ops.js';
 import { drawDensities, type Skew } from './densities.js';
 import { fillSequences, pagesNeeded } from './fill.js';
 import { streamedWeights, THRESHOLD, WINDOW } from './geometries.js';
-import { uniform } from './random.js';
+import { uniform } from '../random.js';
 
 export interface DecodeSettings {
   batch: number;

@@ -1,5 +1,5 @@
 import type { ModelConfig } from '../checkpoint/config.js';
-import { beta } from './random.js';
+import { beta } from '../random.js';
 
 /**
  * How the share of kept pairs differs between lists: the same everywhere; drawn from Beta(0.6, 0.6/d - 0.6), as

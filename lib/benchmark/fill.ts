@@ -2,7 +2,7 @@ import type { ModelConfig } from '../checkpoint/config.js';
 import * as ops from '../ops.js';
 import type { Device, KvCache, Sequence } from '../ops.js';
 import { WINDOW } from './geometries.js';
-import { normals, uniform } from './random.js';
+import { normals, uniform } from '../random.js';
 
 /** Numbers of one insertion: a compromise between launches and memory. */
 const CHUNK_NUMBERS = 1 << 25;

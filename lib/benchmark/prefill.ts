@@ -5,7 +5,7 @@ import type { Sequence } from '../ops.js';
 import { drawDensities, type Skew } from './densities.js';
 import { pagesNeeded } from './fill.js';
 import { THRESHOLD, WINDOW } from './geometries.js';
-import { uniform } from './random.js';
+import { uniform } from '../random.js';
 
 export interface PrefillSettings {
   /** Tokens of the prompt. */

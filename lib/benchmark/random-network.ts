@@ -4,7 +4,7 @@ import { inverseFrequencies } from '../model/rope.js';
 import type { LayerWeights } from '../model/weights.js';
 import * as ops from '../ops.js';
 import { type Device, floatsToBf16, type Tensor } from '../ops.js';
-import { normals, uniform } from './random.js';
+import { normals, uniform } from '../random.js';
 
 /** Random numbers from which all weights are cut: every row of a weight starts at another place. */
 const NOISE = 1 << 22;

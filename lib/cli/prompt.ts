@@ -20,13 +20,17 @@ function readPromptFile(file: string | undefined, command: Command): Promise<str
   if (file === undefined && process.stdin.isTTY) {
     command.error('error: no prompt: give it as an argument, with --file, or on stdin');
   }
-  return readStdin();
+  return readUtf8('stdin', readStdin);
 }
 
-/** Errors: FILE, naming the file. */
-export async function readTextFile(file: string): Promise<string> {
+/** Pipes are files, too. Errors: FILE, naming the file. */
+export function readTextFile(file: string): Promise<string> {
+  return readUtf8(file, () => readFile(file));
+}
+
+async function readUtf8(file: string, read: () => Promise<Uint8Array>): Promise<string> {
   try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(await readFile(file));
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(await read());
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     const reason =
@@ -38,10 +42,10 @@ export async function readTextFile(file: string): Promise<string> {
   }
 }
 
-async function readStdin(): Promise<string> {
+async function readStdin(): Promise<Uint8Array> {
   const chunks: Buffer[] = [];
   for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
-  return Buffer.concat(chunks).toString('utf8');
+  return Buffer.concat(chunks);
 }
 
 export function parseIds(text: string, command: Command): number[] {

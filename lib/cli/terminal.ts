@@ -1,8 +1,8 @@
 import type { WriteStream } from 'node:tty';
+import type { Rgb } from '../heat-color.js';
 
 /** Bits of colour: 1 none, 4 and 8 a palette, 24 true colour. */
 export type ColorDepth = 1 | 4 | 8 | 24;
-export type Rgb = readonly [red: number, green: number, blue: number];
 
 /** How many colours a stream shows. NO_COLOR and --no-color win, then FORCE_COLOR, then the terminal itself. */
 export function colorDepth(stream: NodeJS.WriteStream, allowed = true, env: NodeJS.ProcessEnv = process.env): ColorDepth {

@@ -1,15 +1,15 @@
 import { totalmem } from 'node:os';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js';
 import type { ModelConfig } from '../checkpoint/config.js';
-import { integer, invalid, number, oneOf, options } from '../check.js';
+import { abortSignal, callback, integer, invalid, number, oneOf, options } from '../check.js';
 import { SpkvError } from '../errors.js';
 import * as ops from '../ops.js';
-import { type Device, type DeviceOptions, type KvCache, openDevice, type Sequence, type Tensor } from '../ops.js';
+import { Device, type DeviceOptions, type KvCache, openDevice, type Sequence, type Tensor } from '../ops.js';
 import { type Activations, ActivationMemory } from './activations.js';
 import { Decoder, type DecoderRow } from './decoder.js';
 import { forward, forwardGated, type Network, project } from './forward.js';
 import { inverseFrequencies } from './rope.js';
-import { loadWeights, type ModelWeights } from './weights.js';
+import { disposeWeights, loadWeights, type ModelWeights } from './weights.js';
 
 export interface ModelOptions extends DeviceOptions {
   /** 'auto', 'cpu', 'cuda:0' (see {@link openDevice}), or a device that is open already. Defaults to 'auto'. */
@@ -53,24 +53,49 @@ export interface PrefillOptions {
   signal?: AbortSignal;
 }
 
+/** {@link ModelOptions}, checked, with the defaults that do not depend on the model filled in. */
+export type CheckedOptions = ModelOptions & Required<Pick<ModelOptions, 'cacheDtype' | 'slack' | 'chunk'>>;
+
+/** All values are checked before anything is loaded. */
+function checked(opts: ModelOptions | undefined): CheckedOptions {
+  const given = options(opts, 'model options', OPTION_NAMES);
+  if (given.kvMemory !== undefined) integer(given.kvMemory, 'kvMemory', 1);
+  callback(given.onProgress, 'onProgress');
+  callback(given.onWarning, 'onWarning');
+  abortSignal(given.signal, 'signal');
+  return {
+    ...given,
+    cacheDtype: oneOf(given.cacheDtype ?? 'auto', 'cacheDtype', ['auto', 'f32', 'bf16']),
+    slack: integer(given.slack ?? 0, 'slack', 0, 1 << 20),
+    chunk: integer(given.chunk ?? DEFAULT_CHUNK, 'chunk', 1, 1 << 16),
+  };
+}
+
 /** Opens a checkpoint directory and brings its weights to the device: what {@link Model} is made of. */
 export async function loadNetwork(
   dir: string, opts?: ModelOptions,
-): Promise<{ checkpoint: Checkpoint; device: Device; weights: ModelWeights; options: Partial<ModelOptions> }> {
-  const given = options(opts, 'model options', OPTION_NAMES);
+): Promise<{ checkpoint: Checkpoint; device: Device; weights: ModelWeights; options: CheckedOptions }> {
+  const given = checked(opts);
   given.signal?.throwIfAborted();
   const checkpoint = await openCheckpoint(dir);
   const device = openGiven(given);
-  const weights = await loadWeights(checkpoint, device, given.onProgress, given.signal);
+  const weights = await loadWeights(checkpoint, device, given.onProgress, given.signal).catch((error: unknown) => {
+    if (device !== given.device) device.dispose();
+    throw error;
+  });
   if (weights.dense) given.onWarning?.(`${dir} has no utility predictors: it runs dense, every pair is kept`);
   const unread = checkpoint.unread();
   if (unread.length > 0) given.onWarning?.(`${dir}: nothing reads ${unread.length} tensors: ${list(unread)}`);
   return { checkpoint, device, weights, options: given };
 }
 
-function openGiven(given: Partial<ModelOptions>): Device {
-  if (given.device !== undefined && typeof given.device !== 'string') return given.device;
+function openGiven(given: CheckedOptions): Device {
   const { threads, pin, instructions, precision, onWarning } = given;
+  if (given.device instanceof Device) {
+    const unfit = Object.entries({ threads, pin, instructions, precision }).find(([, value]) => value !== undefined);
+    if (unfit) throw new SpkvError('INVALID_ARGUMENT', `Expected no option "${unfit[0]}" for a device that is open already`);
+    return given.device;
+  }
   return openDevice(given.device ?? 'auto', {
     ...(threads === undefined ? {} : { threads }),
     ...(pin === undefined ? {} : { pin }),
@@ -95,14 +120,14 @@ export class Model implements Disposable {
   #memory: ActivationMemory | undefined;
 
   /** @internal Use loadModel. */
-  constructor(checkpoint: Checkpoint, device: Device, weights: ModelWeights, given: Partial<ModelOptions>) {
+  constructor(checkpoint: Checkpoint, device: Device, weights: ModelWeights, given: CheckedOptions) {
     const { config } = checkpoint;
     this.checkpoint = checkpoint;
     this.config = config;
     this.device = device;
     this.#ownsDevice = given.device !== device;
     this.dense = weights.dense;
-    this.chunk = integer(given.chunk ?? DEFAULT_CHUNK, 'chunk', 1, 1 << 16);
+    this.chunk = given.chunk;
     this.network = { config, weights, inverseFrequencies: device.from(inverseFrequencies(config)) };
     this.cache = this.#createCache(given);
   }
@@ -113,12 +138,14 @@ export class Model implements Disposable {
   }
 
   /** A new, empty sequence. `threshold` (τ) may differ from sequence to sequence; 0 keeps everything. */
-  createSequence({ threshold = this.threshold }: { threshold?: number } = {}): Promise<Sequence> {
+  async createSequence(opts?: { threshold?: number }): Promise<Sequence> {
+    const { threshold = this.threshold } = options(opts, 'sequence options', ['threshold']);
     return this.cache.createSequence({ threshold: number(threshold, 'threshold', 0, 2) });
   }
 
   /** Reads a prompt into a sequence, in chunks. Resolves with the logits [V] after its last token. */
-  async prefill(sequence: Sequence, ids: ArrayLike<number>, { onProgress, signal }: PrefillOptions = {}): Promise<Float32Array> {
+  async prefill(sequence: Sequence, ids: ArrayLike<number>, opts?: PrefillOptions): Promise<Float32Array> {
+    const { onProgress, signal } = checkedPrefill(opts);
     this.#checkIds(ids, 'ids');
     let logits: Float32Array | undefined;
     for (const { start, piece } of this.#pieces(ids)) {
@@ -164,7 +191,8 @@ export class Model implements Disposable {
    * Reads `ids` into a sequence and resolves with the log-probability of every token given those before it, in
    * nats: [n], 0 for the first, whose predecessor is unknown. Logits exist for a few rows at a time.
    */
-  async score(sequence: Sequence, ids: ArrayLike<number>, { onProgress, signal }: PrefillOptions = {}): Promise<Float32Array> {
+  async score(sequence: Sequence, ids: ArrayLike<number>, opts?: PrefillOptions): Promise<Float32Array> {
+    const { onProgress, signal } = checkedPrefill(opts);
     this.#checkIds(ids, 'ids');
     const result = new Float32Array(ids.length);
     for (const { start, piece } of this.#pieces(ids)) {
@@ -180,7 +208,8 @@ export class Model implements Disposable {
    * The predicted utilities of a text read through the cache at one threshold: [layers, n, kvHeads]. Empty for a
    * model without predictors.
    */
-  async utilities(ids: ArrayLike<number>, { threshold = this.threshold }: { threshold?: number } = {}): Promise<Float32Array> {
+  async utilities(ids: ArrayLike<number>, opts?: { threshold?: number }): Promise<Float32Array> {
+    const { threshold = this.threshold } = options(opts, 'utilities options', ['threshold']);
     this.#checkIds(ids, 'ids');
     if (this.dense) return new Float32Array(0);
     const { layers, kvHeads } = this.config;
@@ -225,7 +254,8 @@ export class Model implements Disposable {
    */
   createDecoder(rows: readonly DecoderRow[]): Decoder {
     if (!Array.isArray(rows) || rows.length === 0) throw invalid('at least one row', 'rows', rows);
-    for (const [index, { sequence, next }] of rows.entries()) {
+    for (const [index, row] of rows.entries()) {
+      const { sequence, next } = options(row, `rows[${index}]`, ['sequence', 'next', 'sampling', 'prompt']) as DecoderRow;
       this.#checkSequence(sequence, `rows[${index}].sequence`);
       this.#checkIds([next], `rows[${index}].next`);
     }
@@ -274,7 +304,8 @@ export class Model implements Disposable {
 
   #checkInputs(inputs: readonly StepInput[]): void {
     if (!Array.isArray(inputs) || inputs.length === 0) throw invalid('at least one input', 'inputs', inputs);
-    for (const [index, { sequence, ids }] of inputs.entries()) {
+    for (const [index, input] of inputs.entries()) {
+      const { sequence, ids } = options(input, `inputs[${index}]`, ['sequence', 'ids']) as StepInput;
       this.#checkIds(ids, `inputs[${index}].ids`);
       this.#checkSequence(sequence, `inputs[${index}].sequence`);
     }
@@ -301,13 +332,10 @@ export class Model implements Disposable {
     }
   }
 
-  #createCache(given: Partial<ModelOptions>): KvCache {
+  #createCache({ cacheDtype, slack, kvMemory = defaultKvMemory(this.device) }: CheckedOptions): KvCache {
     const { layers, kvHeads, headDim, spkv } = this.config;
-    const wanted = oneOf(given.cacheDtype ?? 'auto', 'cacheDtype', ['auto', 'f32', 'bf16']);
-    const dtype = wanted === 'auto' ? (this.network.weights.embedding.dtype === 'bf16' ? 'bf16' : 'f32') : wanted;
+    const dtype = cacheDtype === 'auto' ? (this.network.weights.embedding.dtype === 'bf16' ? 'bf16' : 'f32') : cacheDtype;
     const window = spkv?.window ?? DENSE_WINDOW;
-    const slack = integer(given.slack ?? 0, 'slack', 0, 1 << 20);
-    const kvMemory = integer(given.kvMemory ?? defaultKvMemory(this.device), 'kvMemory', 1);
     const pageBytes = this.device.pageBytes(headDim, dtype);
     const capacityPages = Math.min(2 ** 31 - 1, Math.floor(kvMemory / pageBytes));
     const least = layers * kvHeads * Math.ceil((window + slack) / ops.PAGE_TOKENS);
@@ -317,17 +345,25 @@ export class Model implements Disposable {
     return this.device.createCache({ layers, kvHeads, headDim, window, slack, dtype, capacityPages });
   }
 
-  /** Frees the cache, lets go of the weights, and closes the device unless it was given. */
+  /** Frees cache and weights, and closes the device unless it was given. */
   dispose(): void {
     this.#memory?.dispose();
     this.#memory = undefined;
     this.cache.dispose();
+    disposeWeights(this.network.weights);
     if (this.#ownsDevice) this.device.dispose();
   }
 
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+function checkedPrefill(opts: PrefillOptions | undefined): PrefillOptions {
+  const given = options(opts, 'prefill options', ['onProgress', 'signal']);
+  callback(given.onProgress, 'onProgress');
+  abortSignal(given.signal, 'signal');
+  return given;
 }
 
 /** See {@link ModelOptions.kvMemory}. The tenth that is left of a GPU is for activations. */

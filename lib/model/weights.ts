@@ -47,7 +47,7 @@ export async function loadWeights(
   checkpoint: Checkpoint, device: Device, onProgress?: (share: number) => void, signal?: AbortSignal,
 ): Promise<ModelWeights> {
   const plan = checkedWeightPlan(checkpoint);
-  const loader = new Loader(checkpoint, device);
+  const loader = new TensorLoader(checkpoint, device);
   const embedding = await loader.load(plan.embedTokens);
   const layers: LayerWeights[] = [];
   for (const layer of plan.layers) {
@@ -58,13 +58,19 @@ export async function loadWeights(
     onProgress?.(layers.length / (plan.layers.length + 1));
   }
   const finalNorm = await loader.load(plan.finalNorm);
-  const head = ops.packWeight(plan.lmHead ? await loader.load(plan.lmHead) : embedding);
+  const head = plan.lmHead ? await loader.pack(plan.lmHead) : ops.packWeight(embedding);
   await device.synchronize();
   onProgress?.(1);
   return { embedding, layers, finalNorm, head, dense: plan.dense };
 }
 
-async function loadLayer(loader: Loader, plan: LayerPlan): Promise<LayerWeights> {
+/** Frees the memory of the weights without waiting for the garbage collector. */
+export function disposeWeights({ embedding, layers, finalNorm, head }: ModelWeights): void {
+  const parts = layers.flatMap(({ predictor, ...tensors }) => [...Object.values(tensors), predictor?.weight, predictor?.bias]);
+  for (const tensor of [embedding, ...parts, finalNorm, head]) tensor?.dispose();
+}
+
+async function loadLayer(loader: TensorLoader, plan: LayerPlan): Promise<LayerWeights> {
   const { predictor } = plan;
   const fc1 = predictor ? [predictor.fc1Weight] : [];
   return {
@@ -89,7 +95,8 @@ async function loadLayer(loader: Loader, plan: LayerPlan): Promise<LayerWeights>
   };
 }
 
-class Loader {
+/** Brings tensors of a checkpoint to a device: as they are, or widened where there are no kernels for their type. */
+export class TensorLoader {
   constructor(
     private readonly checkpoint: Checkpoint,
     private readonly device: Device,
@@ -118,7 +125,10 @@ class Loader {
     for (const ref of refs) sources.push(await this.load(ref));
     const same = sources.every((source) => source.dtype === sources[0]!.dtype);
     const unified = same ? sources : sources.map((source) => this.toFloats(source));
-    return ops.packWeight(...unified);
+    const packed = ops.packWeight(...unified);
+    // Work in flight keeps what it needs: the files' pages go as soon as they have been packed.
+    for (const source of [...sources, ...unified]) source.dispose();
+    return packed;
   }
 
   /** Biases of stacked weights as one vector, zeros where a weight has none; null where none has. */
@@ -128,7 +138,10 @@ class Loader {
     const stacked = this.device.tensor('f32', [rows.reduce((sum, count) => sum + count, 0)]);
     let start = 0;
     for (const [index, [, bias]] of parts.entries()) {
-      if (bias) ops.copy(stacked.slice(0, start, start + rows[index]!), await this.load(bias));
+      if (bias) {
+        using source = await this.load(bias);
+        ops.copy(stacked.slice(0, start, start + rows[index]!), source);
+      }
       start += rows[index]!;
     }
     return stacked;
@@ -152,15 +165,24 @@ class Loader {
         const halves = new Uint16Array(count);
         const { bytesRead } = await file.read(new Uint8Array(halves.buffer), 0, 2 * count, offset + 2 * start);
         if (bytesRead !== 2 * count) throw new SpkvError('FILE', `${path}: ends before byte ${offset + 2 * (start + count)}`);
-        flat.slice(0, start, start + count).write(Float32Array.from(halves, halfToFloat));
+        flat.slice(0, start, start + count).write(halvesToFloats(halves));
       }
     });
     return tensor;
   }
 }
 
-/** IEEE 754 binary16 bits as a number. */
-export function halfToFloat(bits: number): number {
+let halfTable: Float32Array | undefined;
+
+/** IEEE 754 binary16 bits as numbers. By table, since files have thousands of millions of them. */
+function halvesToFloats(halves: Uint16Array): Float32Array {
+  const table = (halfTable ??= Float32Array.from({ length: 1 << 16 }, (_, bits) => halfToFloat(bits)));
+  const floats = new Float32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) floats[i] = table[halves[i]!]!;
+  return floats;
+}
+
+function halfToFloat(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 31;
   const fraction = bits & 1023;

@@ -25,7 +25,7 @@ Napi::Value attention(const Napi::CallbackInfo& info) {
   params.scale = static_cast<float>(call.number("scale"));
   call.check(call.dimension('O') == call.dimension('B') + 1, Code::kShape,
              "Expected one more offset than slots");
-  call.check(call.dimension('H') % call.dimension('G') == 0, Code::kShape,
+  call.check(call.dimension('H') > 0 && call.dimension('H') % call.dimension('G') == 0, Code::kShape,
              "Expected the query heads H of q to be a multiple of the KV heads G of keys");
   call.distinct(params.out, "out", params.q, "q");
   call.distinct(params.out, "out", params.keys, "keys");

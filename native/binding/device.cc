@@ -42,12 +42,13 @@ Napi::Value adopt(Napi::Env env, std::shared_ptr<Device> device, const Status& s
 
 }  // namespace
 
-// openCpuDevice(threads, pin, instructions) -> device. Threads 0 and instructions "" mean the default.
+// openCpuDevice(threads, pin, instructions) -> device. Threads 0, pin null and instructions "" mean the
+// default.
 Napi::Value open_cpu_device(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   CpuOptions options;
   options.threads = info[0].ToNumber().Int32Value();
-  options.pin = info[1].ToBoolean();
+  if (!info[1].IsNull()) options.pin = info[1].ToBoolean() ? Pin::kYes : Pin::kNo;
   options.instructions = info[2].ToString().Utf8Value();
   if (options.threads < 0 || options.threads > 1024) {
     raise(env, Code::kInvalidArgument, "Expected an integer from 0 to 1024 for threads");

@@ -8,10 +8,12 @@ namespace binding {
 
 static void check_sizes(Call& call) {
   call.check(call.dimension('O') >= 2, Code::kShape, "Expected at least two offsets");
-  call.check(call.dimension('G') > 0 && call.dimension('H') % call.dimension('G') == 0, Code::kShape,
+  int64_t heads = call.dimension('H'), kv_heads = call.dimension('G');
+  call.check(kv_heads > 0 && heads > 0 && heads % kv_heads == 0, Code::kShape,
              "Expected the query heads H of q to be a multiple of the KV heads G of keys");
-  call.check(call.dimension('D') % 2 == 0 && call.dimension('D') <= 256, Code::kShape,
-             "Expected an even head size of at most 256");
+  int64_t head_dim = call.dimension('D');
+  call.check(head_dim >= 2 && head_dim % 2 == 0 && head_dim <= 256, Code::kShape,
+             "Expected an even head size from 2 to 256");
 }
 
 // gatedAttention(out, logSumExp | null, q, keys, values, gates | null, offsets, window, scale)

@@ -32,6 +32,7 @@ class Copied : public Storage {
     data = malloc(static_cast<size_t>(size > 0 ? size : 1));
     if (data) memcpy(data, source, static_cast<size_t>(size));
     bytes = size;
+    read_only = true;  // as a mapping is
   }
   ~Copied() override { free(data); }
 };

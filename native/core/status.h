@@ -4,7 +4,7 @@
 
 namespace spkv {
 
-// Mirrors ErrorCode in lib/errors.ts; binding/error.cc holds the names.
+// Mirrors ErrorCode in lib/errors.ts; binding/addon.cc holds the names.
 enum class Code {
   kOk = 0,
   kInvalidArgument,

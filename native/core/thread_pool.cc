@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <set>
 #include <utility>
@@ -61,6 +62,29 @@ std::vector<int> allowed_cores() {
   return cores;
 }
 
+// Numbers at the beginning of a file, at most two.
+int read_numbers(const char* path, double numbers[2]) {
+  FILE* file = fopen(path, "r");
+  if (!file) return 0;
+  int count = fscanf(file, "%lf %lf", &numbers[0], &numbers[1]);
+  fclose(file);
+  return count;
+}
+
+// Cores that the quota of a container amounts to, rounded up; 0 where there is none. Threads beyond it would
+// only make each other wait: the system stops all of them once the quota is used up.
+int quota_cores() {
+  double quota[2] = {0, 0}, period[2] = {0, 0};
+  // Version 2 of control groups writes "max" for none, version 1 writes -1.
+  if (read_numbers("/sys/fs/cgroup/cpu.max", quota) == 2) {
+    period[0] = quota[1];
+  } else {
+    read_numbers("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", quota);
+    read_numbers("/sys/fs/cgroup/cpu/cpu.cfs_period_us", period);
+  }
+  return quota[0] > 0 && period[0] > 0 ? static_cast<int>(std::ceil(quota[0] / period[0])) : 0;
+}
+
 void pin_current_thread(int cpu) {
 #if defined(__linux__)
   cpu_set_t mask;
@@ -78,6 +102,11 @@ void pin_current_thread(int cpu) {
 int ThreadPool::physical_cores() {
   int cores = static_cast<int>(allowed_cores().size());
   return cores > 0 ? cores : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+int ThreadPool::default_threads() {
+  int cores = physical_cores(), quota = quota_cores();
+  return quota > 0 ? std::min(cores, quota) : cores;
 }
 
 ThreadPool::ThreadPool(int threads, bool pin) {

@@ -20,7 +20,7 @@ class ThreadPool {
   using Body = void (*)(void* context, int64_t item, int thread);
   static constexpr int64_t kMaxItems = (int64_t{1} << 24) - 1024;
 
-  // `pin` gives every thread, the caller of `attach` included, a core of its own where the system allows it.
+  // `pin` gives every thread, the caller of `attach` included, a core of its own where there are enough.
   ThreadPool(int threads, bool pin);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -36,6 +36,8 @@ class ThreadPool {
 
   // Number of physical cores that this process may use.
   static int physical_cores();
+  // The same, or what the quota of its container amounts to where that is less.
+  static int default_threads();
 
  private:
   void help(int thread);

@@ -124,10 +124,12 @@ class CpuDevice : public Device {
 }  // namespace
 
 std::shared_ptr<Device> open_cpu_device(const CpuOptions& options, Status* status) {
-  int threads = options.threads > 0 ? options.threads : ThreadPool::physical_cores();
+  int threads = options.threads > 0 ? options.threads : ThreadPool::default_threads();
+  bool pin =
+      options.pin == Pin::kDefault ? threads == ThreadPool::physical_cores() : options.pin == Pin::kYes;
   for (const InstructionSet& set : instruction_sets()) {
     if (!options.instructions.empty() && options.instructions != set.name) continue;
-    if (set.available) return std::make_shared<CpuDevice>(set, threads, options.pin);
+    if (set.available) return std::make_shared<CpuDevice>(set, threads, pin);
     if (options.instructions.empty()) continue;
     *status = fail(Code::kDevice, "This processor has no %s instructions", set.name);
     return nullptr;

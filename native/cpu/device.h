@@ -8,9 +8,13 @@
 
 namespace spkv {
 
+// Whether each thread is kept on a core of its own. By default where every core has a thread: fewer are left
+// to the system, since other devices and other processes would keep theirs on the very same cores.
+enum class Pin { kDefault, kNo, kYes };
+
 struct CpuOptions {
-  int threads = 0;           // 0: one per physical core that the process may use
-  bool pin = true;           // keep each thread on a core of its own
+  int threads = 0;  // 0: one per physical core that the process may use
+  Pin pin = Pin::kDefault;
   std::string instructions;  // "avx512", "avx2", "portable", or empty for the best that this processor has
 };
 

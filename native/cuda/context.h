@@ -22,7 +22,16 @@ class MatrixLibrary;  // cuBLASLt, see matrix_library.h
 
 // Device memory that operations use for themselves. Grows on demand; what it was before stays allocated until
 // the device closes, because captured graphs hold its address. The content does not outlive an operation.
-enum class Scratch { kMatrixWorkspace, kConverted, kAttention, kSampling, kInsert, kCount };
+enum class Scratch {
+  kMatrixWorkspace,
+  kConverted,
+  kAttention,
+  kSampling,
+  kInsert,
+  kPartialSums,
+  kUtilities,
+  kCount
+};
 
 class Context : public Accelerator {
  public:

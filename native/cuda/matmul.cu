@@ -69,7 +69,7 @@ Status matmul(const MatmulParams& params, Execution& execution) {
 
   Product product;
   product.rows = rows, product.columns = columns, product.depth = depth;
-  product.out = out.as<float>(), product.out_stride = leading(out);
+  product.out = out.data, product.out_stride = leading(out);
   product.x = x.data, product.x_stride = leading(x);
   product.weight = weight.data, product.weight_stride = leading(weight);
   product.dtype = weight.dtype;

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <map>
 #include <string>
+#include <utility>
 
 #include "cuda/context.h"
 
@@ -15,11 +16,11 @@ namespace {
 
 // The part of cuBLASLt's interface that is used here, in our words; the numbers are those of NVIDIA's
 // reference (docs.nvidia.com/cuda/cublas, "Using the cuBLASLt API") and the same in versions 12 and 13.
-enum DataType : int32_t { kReal32 = 0, kRealBF16 = 14 };  // cudaDataType_t
-enum ComputeType : int32_t { kCompute32 = 68 };           // CUBLAS_COMPUTE_32F: no TF32
-enum MatrixOperation : int32_t { kTransposed = 1 };       // CUBLAS_OP_T
-enum DescriptionAttribute : int32_t { kTransposeA = 3 };  // CUBLASLT_MATMUL_DESC_TRANSA
-enum PreferenceAttribute : int32_t {                      // CUBLASLT_MATMUL_PREF_*
+enum DataType : int32_t { kReal32 = 0, kRealBF16 = 14 };                   // cudaDataType_t
+enum ComputeType : int32_t { kCompute32 = 68 };                            // CUBLAS_COMPUTE_32F: no TF32
+enum MatrixOperation : int32_t { kTransposed = 1 };                        // CUBLAS_OP_T
+enum DescriptionAttribute : int32_t { kTransposeA = 3, kTransposeB = 4 };  // CUBLASLT_MATMUL_DESC_TRANSA, _B
+enum PreferenceAttribute : int32_t {                                       // CUBLASLT_MATMUL_PREF_*
   kMaxWorkspaceBytes = 1,
   kAlignmentA = 5,
   kAlignmentB = 6,
@@ -66,8 +67,9 @@ struct Functions {
 #undef SPKV_ENTRY
 };
 
-// What distinguishes products for which different algorithms may be best: sizes, strides, alignments, dtype.
-using Key = std::array<int64_t, 10>;
+// What distinguishes products for which different algorithms may be best: sizes, strides, alignments, dtypes
+// and layouts.
+using Key = std::array<int64_t, 11>;
 
 // A product that has been prepared: its description, and the algorithm chosen for it.
 struct Plan {
@@ -95,6 +97,8 @@ uint32_t alignment_of(const void* pointer) {
   uintptr_t address = reinterpret_cast<uintptr_t>(pointer) | 256;
   return static_cast<uint32_t>(address & (~address + 1));
 }
+
+int32_t data_type(DType dtype) { return dtype == DType::kBF16 ? kRealBF16 : kReal32; }
 
 Status check_call(int status, const char* function) {
   return status == 0 ? Status() : fail(Code::kInternal, "%s failed with status %d", function, status);
@@ -125,16 +129,18 @@ class CublasLt : public MatrixLibrary {
 
  private:
   Status find(const Product& product, const Plan** plan) {
-    Key key = {product.rows,
-               product.columns,
-               product.depth,
-               product.out_stride,
-               product.x_stride,
-               product.weight_stride,
-               alignment_of(product.out),
-               alignment_of(product.x),
-               alignment_of(product.weight),
-               static_cast<int64_t>(product.dtype)};
+    Key key = {
+        product.rows,
+        product.columns,
+        product.depth,
+        product.out_stride,
+        product.x_stride,
+        product.weight_stride,
+        alignment_of(product.out),
+        alignment_of(product.x),
+        alignment_of(product.weight),
+        static_cast<int64_t>(product.dtype),
+        static_cast<int64_t>(product.out_dtype) * 4 + product.x_by_depth * 2 + product.weight_by_depth};
     auto known = plans_.find(key);
     if (known == plans_.end()) {
       auto made = std::make_unique<Plan>(&functions_);
@@ -147,26 +153,33 @@ class CublasLt : public MatrixLibrary {
   }
 
   // cuBLASLt counts matrices by columns: our rows are its columns. So with A = weight [K, N] transposed and
-  // B = x [K, T] it makes D [N, T], which is our out [T, N].
+  // B = x [K, T] it makes D [N, T], which is our out [T, N]. An operand that lies by depth is transposed
+  // where the other is not.
   Status prepare(const Product& product, Plan* plan) {
     const Functions& f = functions_;
-    const int32_t type = product.dtype == DType::kBF16 ? kRealBF16 : kReal32;
+    const int32_t type = data_type(product.dtype);
     const uint64_t n = static_cast<uint64_t>(product.columns), t = static_cast<uint64_t>(product.rows),
                    k = static_cast<uint64_t>(product.depth);
     SPKV_RETURN_IF_ERROR(check_call(f.cublasLtMatmulDescCreate(&plan->description, kCompute32, kReal32),
                                     "cublasLtMatmulDescCreate"));
     const int32_t transposed = kTransposed;
+    for (auto [attribute, wanted] :
+         {std::pair(kTransposeA, !product.weight_by_depth), std::pair(kTransposeB, product.x_by_depth)}) {
+      if (!wanted) continue;
+      SPKV_RETURN_IF_ERROR(check_call(
+          f.cublasLtMatmulDescSetAttribute(plan->description, attribute, &transposed, sizeof(transposed)),
+          "cublasLtMatmulDescSetAttribute"));
+    }
+    const auto layout = [&](void** made, int32_t of, bool by_depth, uint64_t count, int64_t stride) {
+      return check_call(
+          f.cublasLtMatrixLayoutCreate(made, of, by_depth ? count : k, by_depth ? k : count, stride),
+          "cublasLtMatrixLayoutCreate");
+    };
+    SPKV_RETURN_IF_ERROR(layout(&plan->weight, type, product.weight_by_depth, n, product.weight_stride));
+    SPKV_RETURN_IF_ERROR(layout(&plan->x, type, product.x_by_depth, t, product.x_stride));
     SPKV_RETURN_IF_ERROR(check_call(
-        f.cublasLtMatmulDescSetAttribute(plan->description, kTransposeA, &transposed, sizeof(transposed)),
-        "cublasLtMatmulDescSetAttribute"));
-    SPKV_RETURN_IF_ERROR(
-        check_call(f.cublasLtMatrixLayoutCreate(&plan->weight, type, k, n, product.weight_stride),
-                   "cublasLtMatrixLayoutCreate"));
-    SPKV_RETURN_IF_ERROR(check_call(f.cublasLtMatrixLayoutCreate(&plan->x, type, k, t, product.x_stride),
-                                    "cublasLtMatrixLayoutCreate"));
-    SPKV_RETURN_IF_ERROR(
-        check_call(f.cublasLtMatrixLayoutCreate(&plan->out, kReal32, n, t, product.out_stride),
-                   "cublasLtMatrixLayoutCreate"));
+        f.cublasLtMatrixLayoutCreate(&plan->out, data_type(product.out_dtype), n, t, product.out_stride),
+        "cublasLtMatrixLayoutCreate"));
     void* preference = nullptr;
     SPKV_RETURN_IF_ERROR(
         check_call(f.cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate"));

@@ -18,14 +18,17 @@ class Context;
 // stride is at least the length of its row. The order of the sums depends on the shapes alone.
 struct Product {
   int64_t rows = 0, columns = 0, depth = 0;  // T, N, K
-  float* out = nullptr;
+  void* out = nullptr;
   int64_t out_stride = 0;
+  DType out_dtype = DType::kF32;
   const void* x = nullptr;
   int64_t x_stride = 0;
   const void* weight = nullptr;
   int64_t weight_stride = 0;
   DType dtype = DType::kBF16;  // of x and weight
   bool accumulate = false;     // adds to what is in `out`
+  // The operand lies the other way round: x as [K, T], weight as [K, N].
+  bool x_by_depth = false, weight_by_depth = false;
 };
 
 class MatrixLibrary {

@@ -1,6 +1,6 @@
 import { drawDensities, SKEWS } from '../../lib/benchmark/densities.js';
 import { geometry, streamedWeights } from '../../lib/benchmark/geometries.js';
-import { uniform } from '../../lib/benchmark/random.js';
+import { uniform } from '../../lib/random.js';
 import { jsonLines, spkv } from '../support/cli.js';
 
 const bench = (...args: string[]) => spkv(['bench', ...args, '--device', 'cpu']);

@@ -60,6 +60,7 @@ describe('refuses', () => {
     ['a prompt that the cache cannot hold', ['a'.repeat(1500), '--kv-memory', '1M', '--threshold', '0'], 1, 'POOL_EXHAUSTED', '--kv-memory gives'],
     ['a missing model', ['x', '--model', 'no-such-model'], 1, 'FILE', 'no-such-model'],
     ['a missing prompt file', ['--file', 'no-such-file.txt'], 1, 'FILE', 'no-such-file.txt'],
+    ['a prompt file that is not text', ['--file', 'models/code-6m-spkv/model.safetensors'], 1, 'FILE', 'not UTF-8'],
     ['a device that is not there', ['x', '--device', 'cuda:9999'], 1, 'DEVICE', 'cuda:9999'],
     ['a device that is none', ['x', '--device', 'gpu'], 2, 'INVALID_ARGUMENT', 'cuda:0 for --device but received "gpu"'],
     ['threads on a GPU', ['x', '--device', 'cuda:0', '--threads', '2'], 2, 'INVALID_ARGUMENT', '"threads"'],
@@ -69,6 +70,11 @@ describe('refuses', () => {
     expect(stderr).toMatch(/^spkv: [^\n]+\n/);
     for (const part of parts) expect(stderr).toContain(part);
     expect(stderr).not.toContain('    at ');
+  });
+
+  test('what is not text on stdin', async () => {
+    const { code, stderr } = await generate([], { stdin: Buffer.of(0x61, 0xff) });
+    expect({ code, stderr }).toEqual({ code: 1, stderr: 'spkv: FILE: stdin cannot be read: it is not UTF-8 text\n' });
   });
 
   test('with a stack trace when SPKV_DEBUG is set', async () => {

@@ -1,4 +1,4 @@
-import { heatColor, heatMap, shade } from '../../lib/cli/heat-map.js';
+import { heatMap, shade } from '../../lib/cli/heat-map.js';
 import { Style } from '../../lib/cli/terminal.js';
 import { withoutColors } from '../support/cli.js';
 
@@ -8,18 +8,6 @@ const color = new Style(24);
 describe('shade', () => {
   test.each([[-1, '░'], [0, '░'], [0.24, '░'], [0.25, '▒'], [0.5, '▓'], [0.75, '█'], [1, '█'], [2, '█']])('of %p is %s', (share, expected) => {
     expect(shade(share)).toBe(expected);
-  });
-});
-
-describe('heatColor', () => {
-  test('goes from dark to light', () => {
-    const light = (share: number) => heatColor(share).reduce((sum, value) => sum + value, 0);
-    for (let i = 1; i <= 20; i++) expect(light(i / 20)).toBeGreaterThanOrEqual(light((i - 1) / 20));
-  });
-
-  test('stays in range outside 0 to 1', () => {
-    expect(heatColor(-3)).toEqual(heatColor(0));
-    expect(heatColor(7)).toEqual(heatColor(1));
   });
 });
 

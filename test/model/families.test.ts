@@ -1,8 +1,10 @@
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Family } from '../../lib/checkpoint/config.js';
-import { bf16ToFloats } from '../../lib/ops.js';
+import { writeSafetensors } from '../../lib/checkpoint/safetensors-write.js';
+import { bf16ToFloats, floatsToBf16 } from '../../lib/ops.js';
 import { loadModel } from '../../lib/index.js';
-import { type Json, tinyConfig, writeRandomCheckpoint } from '../support/checkpoints.js';
+import { type Json, SPKV, tinyConfig, tinyTensors, writeRandomCheckpoint } from '../support/checkpoints.js';
 import { maxDifference, random, testDevice } from '../support/device.js';
 import { temporaryDirectory } from '../support/files.js';
 import { onnxLayer } from '../support/onnx-oracle.js';
@@ -42,6 +44,40 @@ function frequencies(config: Json): number[] {
     return ((1 - smooth) * frequency) / factor + smooth * frequency;
   });
 }
+
+/** IEEE binary16 bits of a number that it can express. */
+function halfBits(x: number): number {
+  if (x === 0) return 0;
+  const exponent = Math.floor(Math.log2(Math.abs(x)));
+  return (x < 0 ? 0x8000 : 0) + ((exponent + 15) << 10) + (Math.abs(x) / 2 ** exponent - 1) * 1024;
+}
+
+test('F16, BF16 and F32 weights, mixed in one product, say the same', async () => {
+  const config = tinyConfig('llama', { attention_bias: true, mlp_bias: true, spkv: SPKV });
+  const uniform = random(3);
+  // Sixty-fourths with 7 bits: all three types have them.
+  const values = tinyTensors(config).map(({ shape }) =>
+    Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => Math.round(uniform() * 80 - 40) / 64),
+  );
+  const encode = { F32: (x: Float32Array) => x, BF16: floatsToBf16, F16: (x: Float32Array) => Uint16Array.from(x, halfBits) };
+  const logits = async (dtypes: readonly (keyof typeof encode)[]) => {
+    const dir = join(root, dtypes.join('-'));
+    mkdirSync(dir);
+    writeFileSync(join(dir, 'config.json'), JSON.stringify(config));
+    const tensors = tinyTensors(config).map(({ name, shape }, i) => {
+      const dtype = dtypes[i % dtypes.length]!;
+      return { name, shape, dtype, data: encode[dtype](values[i]!) };
+    });
+    await writeSafetensors(join(dir, 'model.safetensors'), tensors);
+    using model = await loadModel(dir, { device, cacheDtype: 'f32', kvMemory: 1 << 22 });
+    return model.stepAll(await model.createSequence(), [1, 5, 40, 7, 7]);
+  };
+  const expected = await logits(['F32']);
+  const largest = expected.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+  for (const dtypes of [['F16'], ['F16', 'BF16', 'F32']] as const) {
+    expect(maxDifference(await logits(dtypes), expected)).toBeLessThan(1e-5 * largest);
+  }
+});
 
 test.each(CASES)('%s agrees with onnxruntime on dense logits', async (name, family, changes) => {
   const config = tinyConfig(family, changes);

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { totalmem } from 'node:os';
-import { loadModel, type SpkvError, type TextModel } from '../../lib/index.js';
+import { evaluate, loadModel, type SpkvError, type TextModel } from '../../lib/index.js';
 import { maxDifference, testDevice } from '../support/device.js';
 import { expectError } from '../support/errors.js';
 import { MODEL_DIR } from '../support/golden.js';
@@ -180,6 +180,18 @@ test('the pool is a quarter of the memory, and on a GPU most of what the weights
   expect(capacityPages * pageBytes).toBeGreaterThan(0.2 * (free ?? totalmem()));
 });
 
+test('a model that is disposed holds no weights any more', async () => {
+  const fresh = await loadModel(MODEL_DIR, { device });
+  const sequence = await fresh.createSequence();
+  fresh.dispose();
+  await sequence.dispose(); // its pages have gone with the cache
+  const { embedding, finalNorm, head, layers } = fresh.network.weights;
+  const [first] = layers;
+  for (const tensor of [embedding, finalNorm, head, first!.qkv, first!.qkvBias!, first!.predictor!.weight, first!.down]) {
+    await expectError(() => tensor.read(), 'DISPOSED');
+  }
+});
+
 describe('bad arguments', () => {
   test.each<[string, string, () => unknown]>([
     ['an unknown option', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { thread: 2 } as never)],
@@ -188,6 +200,11 @@ describe('bad arguments', () => {
     ['no threads', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { threads: 0 })],
     ['a cache type', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device, cacheDtype: 'f16' as never })],
     ['a negative slack', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device, slack: -1 })],
+    ['memory of no size, before anything is read', 'INVALID_ARGUMENT', () => loadModel('no/such/model', { kvMemory: NaN })],
+    ['options of a device that is open', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device, threads: 1 })],
+    ['a device that is none', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device: {} as never })],
+    ['a signal that is none', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device, signal: {} as never })],
+    ['a callback that is none', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device, onProgress: 1 as never })],
     ['a chunk of nothing', 'INVALID_ARGUMENT', () => loadModel(MODEL_DIR, { device, chunk: 0 })],
     ['no directory', 'FILE', () => loadModel('no/such/model', { device })],
     ['a directory that is no string', 'INVALID_ARGUMENT', () => loadModel(7 as never)],
@@ -198,6 +215,16 @@ describe('bad arguments', () => {
 
   test.each<[string, string, (sequence: Awaited<ReturnType<TextModel['createSequence']>>) => unknown]>([
     ['a threshold', 'INVALID_ARGUMENT', () => model.createSequence({ threshold: NaN })],
+    ['a misspelt threshold', 'INVALID_ARGUMENT', () => model.createSequence({ treshold: 1 } as never)],
+    ['a misspelt threshold of utilities', 'INVALID_ARGUMENT', () => model.utilities([1], { treshold: 1 } as never)],
+    ['a misspelt threshold of an evaluation', 'INVALID_ARGUMENT', () => evaluate(model, [1, 2], { treshold: 1 } as never)],
+    ['a misspelt option of prefill', 'INVALID_ARGUMENT', (sequence) => model.prefill(sequence, [1], { onprogress: () => {} } as never)],
+    ['a signal that is none', 'INVALID_ARGUMENT', (sequence) => model.prefill(sequence, [1], { signal: true as never })],
+    ['a signal of a step that is none', 'INVALID_ARGUMENT', (sequence) => model.step([{ sequence, ids: [1] }], 5 as never)],
+    ['a callback that is none', 'INVALID_ARGUMENT', (sequence) => model.score(sequence, [1], { onProgress: 'x' as never })],
+    ['an input that is none', 'INVALID_ARGUMENT', () => model.step([null as never])],
+    ['a row that is none', 'INVALID_ARGUMENT', () => model.createDecoder([7 as never])],
+    ['a misspelt part of a row', 'INVALID_ARGUMENT', (sequence) => model.createDecoder([{ sequence, next: 1, samplng: {} } as never])],
     ['no tokens', 'INVALID_ARGUMENT', (sequence) => model.prefill(sequence, [])],
     ['a token beyond the vocabulary', 'OUT_OF_RANGE', (sequence) => model.prefill(sequence, [1, 320])],
     ['a token that is no integer', 'OUT_OF_RANGE', (sequence) => model.prefill(sequence, [1.5])],

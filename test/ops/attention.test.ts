@@ -133,6 +133,8 @@ describe.each(testDevices())('attention on %s', (_, device) => {
       expect(refused(index, undefined)).toBe('INVALID_ARGUMENT');
     }
     expect(refused(0, good[1])).toBe('INVALID_ARGUMENT');
+    const headless = [f32(2, 0, 16), f32(2, 0, 16), ...good.slice(2)] as typeof good;
+    expect(refusal(() => attention(...headless))).toBe('SHAPE');
     expect(refused(4, f32(2, 3))).toBe('SHAPE');
     expect(refused(4, device.tensor('i32', [2, 2]))).toBe('DTYPE');
     expect(refused(5, undefined)).toBe('INVALID_ARGUMENT');

@@ -130,6 +130,8 @@ describe.each(testDevices())('gated attention on %s', (_, device) => {
     expect(refused(5, f32(5, 3))).toBe('SHAPE');
     expect(refused(6, f32(2))).toBe('DTYPE');
     expect(refused(6, device.from(Int32Array.of(5)))).toBe('SHAPE');
+    const headless = [f32(5, 0, 16), null, f32(5, 0, 16), ...good.slice(3)] as typeof good;
+    expect(refusal(() => gatedAttention(...headless))).toBe('SHAPE');
     for (const window of [0, -1, 1.5, NaN]) expect(['INVALID_ARGUMENT', 'OUT_OF_RANGE']).toContain(refused(7, window));
     expect(refused(8, null)).toBe('INVALID_ARGUMENT');
   });

@@ -150,6 +150,7 @@ describe.each(testDevices())('insert on %s', (_, device) => {
     const out = device.tensor('i32', [3]);
     expect(refusal(() => positions(f32(3), harness.cache, slots, offsets))).toBe('DTYPE');
     expect(refusal(() => positions(out, undefined as never, slots, offsets))).toBe('INVALID_ARGUMENT');
+    expect(refusal(() => positions(slots, harness.cache, slots, offsets))).toBe('INVALID_ARGUMENT');
     expect(refusal(() => positions(out, harness.cache, f32(1), offsets))).toBe('DTYPE');
     expect(refusal(() => positions(out, harness.cache, slots, slots))).toBe('SHAPE');
   });

@@ -58,5 +58,6 @@ describe.each(testDevices())('log_probabilities on %s', (_, device) => {
     expect(refusal(() => logProbabilities(device.tensor('f32', [3]), logits, targets))).toBe('SHAPE');
     expect(refusal(() => logProbabilities(out, device.tensor('f32', [6]), targets))).toBe('SHAPE');
     expect(refusal(() => logProbabilities(out, logits, device.tensor('i32', [3])))).toBe('SHAPE');
+    expect(refusal(() => logProbabilities(logits.at(1).slice(0, 0, 2), logits, targets))).toBe('INVALID_ARGUMENT');
   });
 });

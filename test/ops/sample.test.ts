@@ -363,6 +363,9 @@ describe.each(testDevices())('sample on %s', (_, device) => {
     expect(refused({ positions: device.tensor('i32', [1]) })).toBe('SHAPE');
     expect(refused({ history: device.tensor('i32', [2, 6]) })).toBe('SHAPE');
     expect(refused({ history: 5 as never })).toBe('INVALID_ARGUMENT');
+    expect(refused({ positions: good.out })).toBe('INVALID_ARGUMENT');
+    expect(refused({ seeds: good.history.view([2, 2], [2, 1], 0), out: good.history.view([2], [1], 2) })).toBe('INVALID_ARGUMENT');
+    expect(refused({ out: good.history.view([2], [1], 5) })).toBe('INVALID_ARGUMENT');
   });
 });
 
@@ -388,5 +391,6 @@ describe.each(testDevices())('record_prompt on %s', (_, device) => {
     expect(refusal(() => recordPrompt(history, device.tensor('f32', [2])))).toBe('DTYPE');
     expect(refusal(() => recordPrompt(device.tensor('i32', [3, 1]), ids))).toBe('SHAPE');
     expect(refusal(() => recordPrompt(history, device.tensor('i32', [2, 1])))).toBe('SHAPE');
+    expect(refusal(() => recordPrompt(history, history.slice(0, 0, 2)))).toBe('INVALID_ARGUMENT');
   });
 });

@@ -11,7 +11,7 @@ export interface CliResult {
 
 export interface CliOptions {
   /** What the command finds on stdin. Defaults to nothing. */
-  stdin?: string;
+  stdin?: string | Uint8Array;
   env?: Record<string, string>;
   /** Sends SIGINT when stdout has this many characters. */
   interruptAfter?: number;

@@ -32,6 +32,7 @@ class HollowDevice : public Device {
     *status = fail(Code::kFile, "hollow");
     return nullptr;
   }
+  bool bf16_activations() const override { return true; }
   int64_t free_memory() const override { return int64_t{1} << 30; }
   std::unique_ptr<Cache> create_cache(const CacheGeometry&, Status* status) override {
     *status = fail(Code::kOutOfMemory, "hollow");

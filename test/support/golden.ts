@@ -6,7 +6,7 @@ import { readSafetensorsHeader } from '../../lib/checkpoint/safetensors.js';
  * Data made by an independent PyTorch implementation in float64 on the weights of models/code-6m-spkv:
  * logits and utilities of two texts of 640 tokens, 64 greedy tokens, and the loss and gradients of soft mode.
  */
-export async function golden(): Promise<{ floats(name: string): Float32Array; ints(name: string): Int32Array }> {
+export async function golden(): Promise<{ names: string[]; floats(name: string): Float32Array; ints(name: string): Int32Array }> {
   const path = fileURLToPath(new URL('../data/golden.safetensors', import.meta.url));
   const { tensors } = await readSafetensorsHeader(path);
   const file = readFileSync(path);
@@ -14,7 +14,7 @@ export async function golden(): Promise<{ floats(name: string): Float32Array; in
     const { offset, bytes: length } = tensors.get(name)!;
     return new Uint8Array(file.subarray(offset, offset + length)).buffer;
   };
-  return { floats: (name) => new Float32Array(bytes(name)), ints: (name) => new Int32Array(bytes(name)) };
+  return { names: [...tensors.keys()], floats: (name) => new Float32Array(bytes(name)), ints: (name) => new Int32Array(bytes(name)) };
 }
 
 export const MODEL_DIR = fileURLToPath(new URL('../../models/code-6m-spkv', import.meta.url));

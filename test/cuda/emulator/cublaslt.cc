@@ -71,7 +71,7 @@ bool is_valid(const Layout& layout) {
 
 bool fits(const Description& description, const Layout& a, const Layout& b, const Layout& d) {
   Operand left(nullptr, a, description.transposed[0]), right(nullptr, b, description.transposed[1]);
-  return is_valid(a) && is_valid(b) && is_valid(d) && a.type == b.type && d.type == kReal32 &&
+  return is_valid(a) && is_valid(b) && is_valid(d) && a.type == b.type && (d.type == kReal32 || a.type == kRealBF16) &&
          left.columns == right.rows && left.rows == d.rows && right.columns == d.columns;
 }
 
@@ -101,16 +101,27 @@ float dot(const float* a, const float* b, uint64_t count) {
   return sum;
 }
 
-void multiply(const Operand& a, const Operand& b, float alpha, float beta, const float* c, int64_t c_stride,
-              float* d, int64_t d_stride) {
+void put(void* data, int32_t type, int64_t i, float x) {
+  if (type == kReal32) {
+    static_cast<float*>(data)[i] = x;
+    return;
+  }
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof(bits));
+  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  static_cast<uint16_t*>(data)[i] =
+      static_cast<uint16_t>(nan ? (bits >> 16) | 0x40 : (bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+}
+
+void multiply(const Operand& a, const Operand& b, float alpha, float beta, const Operand& c, void* d,
+              const Layout& d_layout) {
   const uint64_t depth = (a.columns + kLanes - 1) / kLanes * kLanes;
   const std::vector<float> left = rows_of(a, depth), right = rows_of(transposed(b), depth);
   for (uint64_t row = 0; row < a.rows; row++) {
     for (uint64_t column = 0; column < b.columns; column++) {
-      int64_t i = static_cast<int64_t>(column);
-      float before = beta == 0 ? 0 : beta * c[i * c_stride + static_cast<int64_t>(row)];
-      d[i * d_stride + static_cast<int64_t>(row)] =
-          alpha * dot(&left[row * depth], &right[column * depth], depth) + before;
+      const float before = beta == 0 ? 0 : beta * c.at(row, column);
+      put(d, d_layout.type, static_cast<int64_t>(column) * d_layout.stride + static_cast<int64_t>(row),
+          alpha * dot(&left[row * depth], &right[column * depth], depth) + before);
     }
   }
 }
@@ -184,7 +195,7 @@ SPKV_EXPORT int cublasLtMatmul(void*, void* description, const void* alpha, cons
     // The real library may write there.
     if (workspace) memset(workspace, 0xff, workspace_bytes < 4096 ? workspace_bytes : 4096);
     multiply(Operand(a, la, described.transposed[0]), Operand(b, lb, described.transposed[1]), by, keep,
-             static_cast<const float*>(c), lc.stride, static_cast<float*>(d), ld.stride);
+             Operand(c, lc, false), d, ld);
   };
   if (!stream) {
     command();

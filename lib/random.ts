@@ -1,4 +1,4 @@
-// Reproducible random numbers for benchmarks. Nothing here is for sampling text.
+// Reproducible random numbers for benchmarks and training. Nothing here is for sampling text.
 
 /** Uniform in [0, 1): Mulberry32. */
 export function uniform(seed: number): () => number {
@@ -41,4 +41,23 @@ function gamma(shape: number, next: () => number): number {
     const v = (1 + c * x) ** 3;
     if (v > 0 && Math.log(1 - next()) < 0.5 * x * x + d - d * v + d * Math.log(v)) return d * v;
   }
+}
+
+/** The numbers from 0 to `count` - 1 in an order that the seed decides (Fisher and Yates). */
+export function permutation(count: number, next: () => number): Uint32Array {
+  const order = Uint32Array.from({ length: count }, (_, i) => i);
+  for (let i = count - 1; i > 0; i--) {
+    const other = Math.floor(next() * (i + 1));
+    [order[i], order[other]] = [order[other]!, order[i]!];
+  }
+  return order;
+}
+
+/** 32 bits that depend on every character (FNV-1a, then the finaliser of MurmurHash3). */
+export function hash(text: string): number {
+  let h = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) h = Math.imul(h ^ text.charCodeAt(i), 0x01000193);
+  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+  return (h ^ (h >>> 16)) >>> 0;
 }

@@ -1,0 +1,208 @@
+import type { ModelConfig } from '../checkpoint/config.js';
+import { boolean, integer, invalid, number, options } from '../check.js';
+import { SpkvError } from '../errors.js';
+import { inverseFrequencies } from '../model/rope.js';
+import * as ops from '../ops.js';
+import type { Device, Tensor } from '../ops.js';
+import { type Activations, TrainingMemory } from './activations.js';
+import { backward, lossAndHead } from './backward.js';
+import { forward, type Pass, type TrainingMode } from './forward.js';
+import { Optimizer, type UpdateOptions } from './optimizer.js';
+import type { Parameters } from './parameters.js';
+
+export type { TrainingMode } from './forward.js';
+export type { UpdateOptions } from './optimizer.js';
+
+export interface TrainingStepOptions {
+  /** Most tokens of a micro-batch: for so many there is memory. */
+  tokens: number;
+  /** Tokens that every query sees whatever their utility. Defaults to the config's. */
+  window?: number;
+  /** Makes activations anew in the backward pass instead of keeping them: a third more work, far less memory. Defaults to false. */
+  recompute?: boolean;
+  /** Tokens whose logits exist at a time. Defaults to as many as make 2^24 logits. */
+  logitRows?: number;
+  /** Utilities from which pairs are counted as kept, see {@link BatchResult.kept}. Defaults to the config's threshold alone. */
+  thresholds?: readonly number[];
+}
+
+/** Documents packed one after another: document b has the tokens offsets[b] to offsets[b + 1] of ids. */
+export interface Batch {
+  ids: Int32Array;
+  /** The token that follows each of ids; a negative one is not learned. */
+  targets: Int32Array;
+  offsets: Int32Array;
+}
+
+export interface BatchResult {
+  /** Mean cross-entropy of the targets, in nats. */
+  loss: number;
+  /** Targets that count. */
+  tokens: number;
+  /** For each layer, KV head and threshold [L, G, N]: pairs older than the window whose utility reaches it. Null without predictors. */
+  kept: Int32Array | null;
+  /** Pairs of one layer and head that are older than the window of some query. */
+  pairs: number;
+  /** Share of them, for each layer and KV head [L, G], that the first threshold keeps; 1 where there are none. */
+  density: Float64Array | null;
+}
+
+const OPTIONS = ['tokens', 'window', 'recompute', 'logitRows', 'thresholds'] as const;
+const LOGITS = 2 ** 24;
+
+/**
+ * One step of training: `accumulate` adds the gradients of a micro-batch, as often as wanted, and `update` changes the
+ * weights by them. Everything runs on the device's stream; only the results are waited for.
+ */
+export class TrainingStep implements Disposable {
+  readonly device: Device;
+  readonly config: ModelConfig;
+  readonly parameters: Parameters;
+  readonly optimizer: Optimizer;
+  readonly window: number;
+  readonly recompute: boolean;
+  readonly thresholds: readonly number[];
+  readonly #memory: TrainingMemory;
+  readonly #frequencies: Tensor; // [D/2]
+  readonly #thresholds: Tensor; //  [N]
+  readonly #counts: Tensor; //      [L, G, N] i32
+  readonly #lossSum: Tensor; //     [1]
+  /** Targets whose gradients have been added up since the last update. */
+  #tokens = 0;
+
+  constructor(parameters: Parameters, opts: TrainingStepOptions) {
+    const given = options(opts, 'training step options', OPTIONS);
+    const { config, device } = parameters;
+    const { layers, kvHeads, vocabSize, spkv } = config;
+    const tokens = integer(given.tokens, 'tokens', 1, 2 ** 24);
+    const logitRows = integer(given.logitRows ?? Math.max(64, Math.floor(LOGITS / vocabSize)), 'logitRows', 1);
+    this.device = device;
+    this.config = config;
+    this.parameters = parameters;
+    this.window = integer(given.window ?? spkv?.window ?? 1, 'window', 1, 2 ** 20);
+    this.recompute = boolean(given.recompute ?? false, 'recompute');
+    this.thresholds = (given.thresholds ?? [spkv?.threshold ?? 0.5]).map((value, i) => number(value, `thresholds[${i}]`, 0, 1));
+    this.optimizer = new Optimizer(parameters);
+    this.#memory = new TrainingMemory(device, config, tokens, Math.min(tokens, logitRows), this.recompute);
+    this.#frequencies = device.from(inverseFrequencies(config));
+    this.#thresholds = device.from(Float32Array.from(this.thresholds));
+    this.#counts = device.tensor('i32', [layers, kvHeads, this.thresholds.length]);
+    this.#lossSum = device.tensor('f32', [1]);
+  }
+
+  /** Updates done so far. */
+  get steps(): number {
+    return this.optimizer.steps;
+  }
+
+  /**
+   * Forward and backward pass of a micro-batch; its gradients are added to those since the last update, as if all
+   * had been one batch. When it fails or is cancelled, all gradients since the last update are given up.
+   * Errors: INVALID_ARGUMENT, OUT_OF_RANGE, NON_FINITE naming the step and the layer, the reason of `signal`.
+   */
+  async accumulate(batch: Batch, mode: TrainingMode, { signal }: { signal?: AbortSignal } = {}): Promise<BatchResult> {
+    const before = this.#tokens;
+    this.#tokens = 0;
+    const result = await this.#run(batch, mode, signal, (pass) => {
+      if (before === 0) ops.fill(this.parameters.gradients, 0);
+      backward(pass, this.parameters.gradientsOf, this.recompute);
+    });
+    this.#tokens = before + result.tokens;
+    return result;
+  }
+
+  /** The loss of a micro-batch, and what would be kept; gradients stay as they are. Errors as those of {@link accumulate}. */
+  async evaluate(batch: Batch, mode: TrainingMode, { signal }: { signal?: AbortSignal } = {}): Promise<BatchResult> {
+    return this.#run(batch, mode, signal, (pass) => lossAndHead(pass, null));
+  }
+
+  /**
+   * Changes the weights by the gradients that were accumulated, which count once. Resolves with their norm before
+   * clipping. Errors: INVALID_ARGUMENT; NON_FINITE, naming the step and the layer, with the weights as they were.
+   */
+  async update(opts: UpdateOptions): Promise<{ gradientNorm: number }> {
+    const tokens = this.#tokens;
+    if (tokens === 0) throw new SpkvError('INVALID_ARGUMENT', 'Expected accumulate() before update(): there are no gradients');
+    this.#tokens = 0;
+    return this.optimizer.update(tokens, opts);
+  }
+
+  async #run(batch: Batch, mode: TrainingMode, signal: AbortSignal | undefined, learn: (pass: Pass) => void): Promise<BatchResult> {
+    const { ids, targets, offsets } = checkBatch(batch, this.#memory.tokens);
+    if (mode !== 'dense' && this.config.spkv === undefined) throw new SpkvError('UNSUPPORTED', 'A model without predictors trains in mode "dense" only');
+    const activations = this.#memory.take(ids.length);
+    const { passing } = activations;
+    using boundaries = this.device.from(offsets);
+    const [[lossSum], kept] = await this.device.submit(async () => {
+      passing.ids.write(ids);
+      passing.targets.write(targets);
+      passing.positions.write(positionsOf(offsets));
+      this.#counts.write(new Int32Array(this.#counts.size));
+      ops.fill(this.#lossSum, 0);
+      const pass: Pass = {
+        config: this.config, weights: this.parameters.weights, inverseFrequencies: this.#frequencies, activations,
+        offsets: boundaries, window: this.window, mode, kept: { counts: this.#counts, thresholds: this.#thresholds },
+      };
+      forward(pass);
+      learn(pass);
+      ops.columnSums(this.#lossSum, passing.losses.view([ids.length, 1], [1, 1], 0));
+      return Promise.all([this.#lossSum.read(), this.#counts.read()]);
+    }, signal);
+    if (!Number.isFinite(lossSum)) throw await this.#notFinite(activations);
+    const tokens = targets.reduce((count, target) => count + (target >= 0 ? 1 : 0), 0);
+    return { loss: lossSum! / Math.max(1, tokens), tokens, ...this.#density(kept as Int32Array, offsets) };
+  }
+
+  #density(counts: Int32Array, offsets: Int32Array): Pick<BatchResult, 'kept' | 'pairs' | 'density'> {
+    let pairs = 0;
+    for (let b = 0; b + 1 < offsets.length; b++) pairs += Math.max(0, offsets[b + 1]! - offsets[b]! - this.window);
+    if (this.config.spkv === undefined) return { kept: null, pairs, density: null };
+    const step = this.thresholds.length;
+    const density = Float64Array.from({ length: counts.length / step }, (_, list) => (pairs === 0 ? 1 : counts[list * step]! / pairs));
+    return { kept: counts, pairs, density };
+  }
+
+  /** Names the first layer whose output is not finite: the residual streams between the layers are still there. */
+  async #notFinite({ layers, passing }: Activations): Promise<SpkvError> {
+    const streams = [...layers.map(({ x }) => x), passing.final];
+    using squares = this.device.tensor('f32', [streams.length]);
+    for (const [index, x] of streams.entries()) ops.squaredNorm(squares.slice(0, index, index + 1), x.merge());
+    const first = Array.from(await squares.readFloats()).findIndex((square) => !Number.isFinite(square));
+    const where = first < 0 ? 'the logits are not' : first === 0 ? 'the embedding is not' : `the output of layer ${first - 1} is not`;
+    return new SpkvError('NON_FINITE', `Step ${this.steps + 1}: the loss is not finite, since ${where}; the weights are as they were`);
+  }
+
+  /** Frees the memory of the step; the parameters stay. */
+  dispose(): void {
+    this.#memory.dispose();
+    this.optimizer.dispose();
+    for (const tensor of [this.#frequencies, this.#thresholds, this.#counts, this.#lossSum]) tensor.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+function checkBatch(batch: Batch, most: number): Batch {
+  const { ids, targets, offsets } = batch;
+  for (const [name, value] of Object.entries({ ids, targets, offsets })) {
+    if (!(value instanceof Int32Array)) throw invalid('an Int32Array', name, value);
+  }
+  if (ids.length < 1 || ids.length > most) throw invalid(`1 to ${most} tokens`, 'ids', ids.length);
+  if (targets.length !== ids.length) throw invalid(`as many as ids, ${ids.length}`, 'targets', targets.length);
+  const rising = offsets.length >= 2 && offsets.every((offset, b) => b === 0 || offset >= offsets[b - 1]!);
+  if (!rising || offsets[0] !== 0 || offsets.at(-1) !== ids.length) {
+    throw invalid(`offsets that rise from 0 to ${ids.length}`, 'offsets', `[${offsets.subarray(0, 8).join(', ')}${offsets.length > 8 ? ', ...' : ''}]`);
+  }
+  return { ids, targets, offsets };
+}
+
+/** Every document begins at position 0. */
+function positionsOf(offsets: Int32Array): Int32Array {
+  const positions = new Int32Array(offsets.at(-1)!);
+  for (let b = 0; b + 1 < offsets.length; b++) {
+    for (let t = offsets[b]!; t < offsets[b + 1]!; t++) positions[t] = t - offsets[b]!;
+  }
+  return positions;
+}

@@ -1,0 +1,137 @@
+#include "ops/optimizer.h"
+
+#include <cmath>
+
+#include "cuda/column_sums.h"
+#include "cuda/common/elements.cuh"
+#include "cuda/common/launch.cuh"
+#include "cuda/common/reduce.cuh"
+#include "cuda/operations.h"
+
+namespace spkv {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 256, kWidth = 4;
+constexpr int64_t kMostGroups = 1024;
+
+// The factors of one step, the same for all elements.
+struct Update {
+  float keep, rate, root, epsilon, beta1, beta2;
+};
+
+// A thread updates kWidth elements.
+__global__ void __launch_bounds__(kThreads) adam_w_kernel(AdamWParams params, Update by, bool aligned) {
+  const float factor = *params.factor.as<const float>();
+  if (!isfinite(factor)) return;
+  const int64_t n = params.parameter.shape[0], start = int64_t{blockIdx.x} * kThreads * kWidth;
+  const int64_t left = n - start, count = left < kThreads * kWidth ? left : kThreads * kWidth;
+  float* parameter = params.parameter.as<float>() + start;
+  float* momentum = params.momentum.as<float>() + start;
+  float* variance = params.variance.as<float>() + start;
+  const float* gradient = params.gradient.as<const float>() + start;
+  uint16_t* copy = params.copy ? params.copy.as<uint16_t>() + start : nullptr;
+  for_elements<kWidth>(count, aligned, [&](int64_t i, auto elements) {
+    auto p = load(parameter + i, elements), m = load(momentum + i, elements),
+         v = load(variance + i, elements);
+    const auto g = load(gradient + i, elements);
+#pragma unroll
+    for (int j = 0; j < static_cast<int>(sizeof p.at / sizeof p.at[0]); j++) {
+      const float d = factor * g.at[j];
+      m.at[j] = by.beta1 * m.at[j] + (1 - by.beta1) * d;
+      v.at[j] = by.beta2 * v.at[j] + (1 - by.beta2) * d * d;
+      p.at[j] = by.keep * p.at[j] - by.rate * m.at[j] / (sqrtf(v.at[j]) * by.root + by.epsilon);
+    }
+    store(parameter + i, p, elements);
+    store(momentum + i, m, elements);
+    store(variance + i, v, elements);
+    if (copy) store(copy + i, convert<uint16_t>(p), elements);
+  });
+}
+
+// Block i sums the squares of elements i, i + gridDim, ... of pieces of kThreads * kWidth.
+__global__ void __launch_bounds__(kThreads)
+    squares_kernel(const float* x, int64_t n, bool aligned, float* partial) {
+  constexpr int64_t kPiece = kThreads * kWidth;
+  float sum = 0;
+  for (int64_t start = blockIdx.x * kPiece; start < n; start += gridDim.x * kPiece) {
+    for_elements<kWidth>(n - start < kPiece ? n - start : kPiece, aligned, [&](int64_t i, auto elements) {
+      for (float value : load(x + start + i, elements).at) sum += value * value;
+    });
+  }
+  sum = block_reduce(sum, 0.0f, Sum());
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    add_squares_kernel(float* out, const float* partial, int64_t groups) {
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < groups; i += kThreads) sum += static_cast<double>(partial[i]);
+  sum = block_reduce(sum, 0.0, Sum());
+  if (threadIdx.x == 0) *out = static_cast<float>(static_cast<double>(*out) + sum);
+}
+
+__global__ void __launch_bounds__(kThreads) clip_factor_kernel(ClipFactorParams params) {
+  const View& squared = params.squared_norms;
+  double total = 0;
+  for (int64_t n = threadIdx.x; n < squared.shape[0]; n += kThreads)
+    total += static_cast<double>(squared.as<const float>()[n]);
+  total = block_reduce(total, 0.0, Sum());
+  if (threadIdx.x != 0) return;
+  const double norm = params.scale * sqrt(total);
+  const double factor = norm > params.limit ? params.scale * params.limit / norm : params.scale;
+  *params.norm.as<float>() = static_cast<float>(norm);
+  *params.factor.as<float>() = isfinite(norm) ? static_cast<float>(factor) : NAN;
+}
+
+}  // namespace
+
+Status adam_w(const AdamWParams& params, Execution& execution) {
+  Context& on = context(execution);
+  if (params.parameter.size() == 0) return Status();
+  const double step = static_cast<double>(params.step);
+  const double first = 1 - std::pow(static_cast<double>(params.beta1), step),
+               second = 1 - std::pow(static_cast<double>(params.beta2), step);
+  const Update by = {1 - params.learning_rate * params.weight_decay,
+                     static_cast<float>(params.learning_rate / first),
+                     static_cast<float>(1 / std::sqrt(second)),
+                     params.epsilon,
+                     params.beta1,
+                     params.beta2};
+  bool aligned = !params.copy || starts_aligned(params.copy, kWidth);
+  for (const View* view : {&params.parameter, &params.momentum, &params.variance, &params.gradient})
+    aligned = aligned && starts_aligned(*view, kWidth);
+  LaunchShape shape;
+  shape.grid = dim3(blocks_for(params.parameter.size(), kThreads * kWidth));
+  shape.block = dim3(kThreads);
+  return check(launch(on.stream(), shape, adam_w_kernel, params, by, aligned), "adam_w");
+}
+
+Status squared_norm(const SquaredNormParams& params, Execution& execution) {
+  Context& on = context(execution);
+  const int64_t n = params.x.shape[0];
+  if (n == 0) return Status();
+  const int64_t pieces = blocks_for(n, kThreads * kWidth),
+                groups = pieces < kMostGroups ? pieces : kMostGroups;
+  Status status;
+  float* partial = partial_sums(groups, 1, on, &status);
+  if (!partial) return status;
+  LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>(groups));
+  shape.block = dim3(kThreads);
+  SPKV_RETURN_IF_ERROR(check(launch(on.stream(), shape, squares_kernel, params.x.as<const float>(), n,
+                                    starts_aligned(params.x, kWidth), partial),
+                             "squared_norm"));
+  shape.grid = dim3(1);
+  return check(launch(on.stream(), shape, add_squares_kernel, params.out.as<float>(), partial, groups),
+               "squared_norm");
+}
+
+Status clip_factor(const ClipFactorParams& params, Execution& execution) {
+  LaunchShape shape;
+  shape.block = dim3(kThreads);
+  return check(launch(context(execution).stream(), shape, clip_factor_kernel, params), "clip_factor");
+}
+
+}  // namespace cuda
+}  // namespace spkv
