@@ -2,6 +2,7 @@
  * Benchmarks of spkv, and of its peers beside it with --peer. Prints tables; writes bench/results/<suite>.json.
  *   npm run bench                              operations and the bundled model
  *   npm run bench -- --suite large --peer      a random Llama of 100 M parameters against llama.cpp
+ *   npm run bench -- --device cuda             whole steps of networks of real sizes, on a GPU
  */
 import { parseArgs } from 'node:util';
 import { openDevice } from '../lib/ops.js';
@@ -10,13 +11,17 @@ import { commit, machine } from './machine.js';
 import { largeSuite } from './suites/large.js';
 import { modelSuite } from './suites/model.js';
 import { operationsSuite } from './suites/operations.js';
+import { stepsSuite } from './suites/steps.js';
 import type { Settings, Suite } from './suites/suite.js';
 
-const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite };
-const HELP = `Usage: npm run bench -- [--suite ops|model|large|all] [--peer] [--device cpu|cuda:N] [--threads N] [--repeats N]
+const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, steps: stepsSuite };
+/** What runs where no suite is named. */
+const DEFAULT = { cpu: 'ops,model', gpu: 'steps' };
+const HELP = `Usage: npm run bench -- [--suite ops|model|large|steps|all] [--peer] [--device cpu|cuda|cuda:N] [--threads N] [--repeats N]
 
   --suite    ops: single operations; model: the bundled code-6m; large: a random Llama of 100 M parameters
-             (a comma between several; default ops,model)
+             steps: decode steps and prompts of networks of real sizes, for GPUs
+             (a comma between several; default ops,model, on a GPU steps)
   --peer     run onnxruntime-node and node-llama-cpp beside, see bench/peers/README.md
   --device   where spkv computes (default cpu); the peers compute on the CPU
   --repeats  samples per figure (default 7)`;
@@ -24,7 +29,7 @@ const HELP = `Usage: npm run bench -- [--suite ops|model|large|all] [--peer] [--
 function settings(): { names: string[]; settings: Settings } {
   const { values } = parseArgs({
     options: {
-      suite: { type: 'string', default: 'ops,model' },
+      suite: { type: 'string' },
       peer: { type: 'boolean', default: false },
       device: { type: 'string', default: 'cpu' },
       threads: { type: 'string' },
@@ -36,7 +41,8 @@ function settings(): { names: string[]; settings: Settings } {
     console.log(HELP);
     process.exit(0);
   }
-  const names = values.suite === 'all' ? Object.keys(SUITES) : values.suite.split(',');
+  const given = values.suite ?? (values.device === 'cpu' ? DEFAULT.cpu : DEFAULT.gpu);
+  const names = given === 'all' ? Object.keys(SUITES) : given.split(',');
   const unknown = names.find((name) => !(name in SUITES));
   if (unknown !== undefined) throw new Error(`Unknown suite "${unknown}"\n${HELP}`);
   const repeats = Number(values.repeats);

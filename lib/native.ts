@@ -92,7 +92,7 @@ export interface Native {
     dx: TensorHandle, dWeight: TensorHandle, dy: TensorHandle, x: TensorHandle, weight: TensorHandle, epsilon: number,
     accumulate: boolean,
   ): void;
-  matmul(out: TensorHandle, x: TensorHandle, weight: TensorHandle, bias: Optional): void;
+  matmul(out: TensorHandle, x: TensorHandle, weight: TensorHandle, bias: Optional, accumulate: boolean): void;
   matmulInputGradient(dx: TensorHandle, dy: TensorHandle, weight: TensorHandle, accumulate: boolean): void;
   matmulWeightGradient(dWeight: TensorHandle, dy: TensorHandle, x: TensorHandle): void;
   columnSums(out: TensorHandle, x: TensorHandle): void;
@@ -114,6 +114,10 @@ export interface Native {
   ): void;
   countKept(
     counts: TensorHandle, utilities: TensorHandle, thresholds: TensorHandle, offsets: TensorHandle, window: number,
+  ): void;
+  preparePairs(
+    q: TensorHandle, keys: TensorHandle, values: TensorHandle, utilities: Optional, qkv: TensorHandle, angles: TensorHandle,
+    qNorm: Optional, kNorm: Optional, epsilon: number, weight: Optional, bias: Optional, log: boolean,
   ): void;
   attention(
     out: TensorHandle, q: TensorHandle, keys: TensorHandle, values: TensorHandle, utilities: Optional,

@@ -1,7 +1,9 @@
 // The kernel level of spkv: operations on tensors that you hold. Every call checks its arguments, enqueues and
 // returns at once; nothing waits until a tensor is read. Outputs come first. Contracts (equations, shapes,
 // numerics) stand in native/ops; dimension letters: T tokens, C or K columns, H query heads, G KV heads, D head
-// size, V vocabulary, B sequences, L layers.
+// size, V vocabulary, B sequences, L layers. On a GPU, what is made to be multiplied with weights may be bf16: the
+// outputs of embedding, rmsNorm, siluMul and attention, and the input of matmul.
+/// <reference lib="esnext.disposable" preserve="true" />
 import type { KvCache } from './cache.js';
 import { invalid, oneOf, options } from './check.js';
 import { native, type TensorHandle } from './native.js';
@@ -32,9 +34,12 @@ export const rmsNormBackward = (
   dx: Tensor, dWeight: Tensor, dy: Tensor, x: Tensor, weight: Tensor, epsilon: number, accumulate = false,
 ): void => native().rmsNormBackward(h(dx), h(dWeight), h(dy), h(x), h(weight), epsilon, accumulate);
 
-/** out [T, N] = x [T, K] · weight [N, K]ᵀ + bias [N]. Weights f32 or bf16, plain or packed; sums in f32. */
-export const matmul = (out: Tensor, x: Tensor, weight: Tensor, bias?: Tensor | null): void =>
-  native().matmul(h(out), h(x), h(weight), optional(bias));
+/**
+ * out [T, N] = x [T, K] · weight [N, K]ᵀ + bias [N], added to what `out` holds with `accumulate`. Weights f32 or
+ * bf16, plain or packed; sums in f32.
+ */
+export const matmul = (out: Tensor, x: Tensor, weight: Tensor, bias?: Tensor | null, accumulate = false): void =>
+  native().matmul(h(out), h(x), h(weight), optional(bias), accumulate);
 
 /** dx [T, K] = dy [T, N] · weight [N, K], or += with `accumulate`: from the gradient of a product to that of its input. */
 export const matmulInputGradient = (dx: Tensor, dy: Tensor, weight: Tensor, accumulate = false): void =>
@@ -119,6 +124,27 @@ export const predictUtilityBackward = (
  */
 export const countKept = (counts: Tensor, utilities: Tensor, thresholds: Tensor, offsets: Tensor, window: number): void =>
   native().countKept(h(counts), h(utilities), h(thresholds), h(offsets), window);
+
+/** The norms of the heads of queries and keys, where a model has them (Qwen3). */
+export interface HeadNorms {
+  q: Tensor | null; // [D]
+  k: Tensor | null; // [D]
+  epsilon: number;
+}
+
+/**
+ * All that lies between the product qkv [T, H·D + 2·G·D + P] and attention: q [T, H, D] and keys [T, G, D] are
+ * normalised (`norms`) and rotated by angles [T, D], values [T, G, D] moved, and utilities [T, G] predicted from the
+ * last P columns as {@link predictUtility} does. The predictor is null where there are no utilities.
+ */
+export const preparePairs = (
+  q: Tensor, keys: Tensor, values: Tensor, utilities: Tensor | null, qkv: Tensor, angles: Tensor, norms: HeadNorms | null,
+  predictor: { weight: Tensor; bias: Tensor } | null, log = false,
+): void =>
+  native().preparePairs(
+    h(q), h(keys), h(values), optional(utilities), h(qkv), h(angles), optional(norms?.q), optional(norms?.k),
+    norms?.epsilon ?? 0, optional(predictor?.weight), optional(predictor?.bias), log,
+  );
 
 /**
  * out [T, H, D]: attention of the new tokens of a step over the cache and themselves. Sequence slots[b] brings

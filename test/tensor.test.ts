@@ -35,6 +35,16 @@ test('the data of a write is copied at once', async () => {
   expect(Array.from(await tensor.read())).toEqual([1, 2, 3]);
 });
 
+test('an array over part of a buffer is written, a shared buffer too', async () => {
+  for (const buffer of [new ArrayBuffer(24), new SharedArrayBuffer(24)]) {
+    const data = new Float32Array(buffer, 8, 3);
+    data.set([1, 2, 3]);
+    const tensor = device.tensor('f32', [3]);
+    tensor.write(data);
+    expect(Array.from(await tensor.read())).toEqual([1, 2, 3]);
+  }
+});
+
 test('bf16 rounds to nearest even and comes back', async () => {
   const values = Float32Array.from([1, 1.00390625, 1.01171875, -2.5, 3.3895314e38, 1e-40, Infinity]);
   const tensor = device.from(floatsToBf16(values), [7]);

@@ -4,6 +4,7 @@ import type { Sequence } from '../ops.js';
 import { drawDensities, type Skew } from './densities.js';
 import { fillSequences, pagesNeeded } from './fill.js';
 import { streamedWeights, THRESHOLD, WINDOW } from './geometries.js';
+import { summarize, type Times } from './times.js';
 import { uniform } from '../random.js';
 
 export interface DecodeSettings {
@@ -20,8 +21,8 @@ export interface DecodeSettings {
 export interface DecodeResult extends DecodeSettings {
   /** Share of pairs kept, counted from the lists. */
   measuredDensity: number;
-  /** Seconds of one step, from call to token ids: median, and the fastest and slowest. */
-  seconds: { median: number; min: number; max: number };
+  /** Of one step, from call to token ids. */
+  seconds: Times;
   tokensPerSecond: number;
   /** Read in one step: all weights once, and every pair that is kept or in the window. */
   weightBytes: number;
@@ -70,7 +71,7 @@ export async function benchmarkDecode(
   }
 }
 
-async function timeSteps(decoder: Decoder, steps: number, signal?: AbortSignal): Promise<DecodeResult['seconds']> {
+async function timeSteps(decoder: Decoder, steps: number, signal?: AbortSignal): Promise<Times> {
   const times: number[] = [];
   for (let step = 0; step < WARM_UP + steps; step++) {
     signal?.throwIfAborted();
@@ -78,7 +79,5 @@ async function timeSteps(decoder: Decoder, steps: number, signal?: AbortSignal):
     await decoder.step();
     if (step >= WARM_UP) times.push((performance.now() - start) / 1000);
   }
-  times.sort((a, b) => a - b);
-  return { median: times[times.length >> 1]!, min: times[0]!, max: times.at(-1)! };
+  return summarize(times);
 }
-

@@ -5,6 +5,7 @@ import type { Sequence } from '../ops.js';
 import { drawDensities, type Skew } from './densities.js';
 import { pagesNeeded } from './fill.js';
 import { THRESHOLD, WINDOW } from './geometries.js';
+import { summarize, type Times } from './times.js';
 import { uniform } from '../random.js';
 
 export interface PrefillSettings {
@@ -20,8 +21,8 @@ export interface PrefillSettings {
 
 export interface PrefillResult extends PrefillSettings {
   measuredDensity: number;
-  /** Seconds from the first chunk to the logits of the last token. */
-  seconds: { median: number; min: number; max: number };
+  /** From the first chunk to the logits of the last token. */
+  seconds: Times;
   tokensPerSecond: number;
 }
 
@@ -42,12 +43,8 @@ export async function benchmarkPrefill(
       measuredDensity = result.density;
       onProgress?.((repeat + 1) / (settings.repeats + 1));
     }
-    times.sort((a, b) => a - b);
-    const median = times[times.length >> 1]!;
-    return {
-      ...settings, measuredDensity, seconds: { median, min: times[0]!, max: times.at(-1)! },
-      tokensPerSecond: settings.tokens / median,
-    };
+    const seconds = summarize(times);
+    return { ...settings, measuredDensity, seconds, tokensPerSecond: settings.tokens / seconds.median };
   } finally {
     run.dispose();
   }
@@ -73,7 +70,7 @@ class PrefillRun {
     const roomy = densities.map((density) => Math.min(1, 2 * density + 0.05));
     const capacityPages = pagesNeeded(1, settings.tokens, roomy);
     this.#cache = device.createCache({ layers, kvHeads, headDim, window: WINDOW, dtype: 'bf16', capacityPages });
-    this.#memory = new ActivationMemory(device, config, false, settings.chunk);
+    this.#memory = new ActivationMemory(device, config, network.weights, settings.chunk);
     this.#logits = device.tensor('f32', [1, vocabSize]);
     const next = uniform(4);
     this.#ids = Int32Array.from({ length: settings.tokens }, () => Math.floor(next() * vocabSize));

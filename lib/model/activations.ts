@@ -1,19 +1,19 @@
 import type { ModelConfig } from '../checkpoint/config.js';
 import type { Device, Tensor } from '../ops.js';
+import type { ModelWeights } from './weights.js';
 
-/** Activations of one step with T new tokens. Letters as in ops.ts; views share the memory of their tensor. */
+/**
+ * Activations of one step with T new tokens. Letters as in ops.ts; views share the memory of their tensor. What is
+ * only multiplied with weights (normed, context, activated) is bf16 where those are and the device computes in it.
+ */
 export interface Activations {
   ids: Tensor; //        [T] i32
   positions: Tensor; //  [T] i32
   angles: Tensor; //     [T, D]
   x: Tensor; //          [T, C] the residual stream
   normed: Tensor; //     [T, C]
-  delta: Tensor; //      [T, C] what attention or the MLP adds
-  qkv: Tensor; //        [T, H·D + 2·G·D + P]
-  q: Tensor; //          [T, H, D] view of qkv
-  k: Tensor; //          [T, G, D] view of qkv
-  v: Tensor; //          [T, G, D] view of qkv
-  hidden: Tensor | null; // [T, P] view of qkv: the predictor's first layer
+  qkv: Tensor; //        [T, H·D + 2·G·D + P], the last of them the predictor's first layer
+  q: Tensor; //          [T, H, D]
   context: Tensor; //    [T, H·D] what attention gives
   contextHeads: Tensor; // [T, H, D] view of context
   keys: Tensor; //       [L, T, G, D] of all layers, inserted together when the step ends
@@ -26,7 +26,7 @@ export interface Activations {
   activated: Tensor; //  [T, F]
 }
 
-type Names = 'ids' | 'positions' | 'angles' | 'x' | 'normed' | 'delta' | 'qkv' | 'context' | 'gateUp' | 'activated';
+type Names = 'ids' | 'positions' | 'angles' | 'x' | 'normed' | 'qkv' | 'queries' | 'context' | 'gateUp' | 'activated';
 type Stacked = 'keys' | 'values' | 'utilities';
 
 /** Memory for the activations of steps of up to `tokens` tokens. */
@@ -39,24 +39,27 @@ export class ActivationMemory {
   /** Views for the sizes used last; a prompt in chunks has two. */
   readonly #views = new Map<number, Activations>();
 
-  constructor(device: Device, config: ModelConfig, dense: boolean, tokens: number) {
+  /** `gated`: for forwardGated, whose attention gives its output in the type of the queries. */
+  constructor(device: Device, config: ModelConfig, weights: ModelWeights, tokens: number, gated = false) {
     const { hiddenSize, intermediateSize, layers, heads, kvHeads, headDim, spkv } = config;
     const f32 = (...shape: number[]) => device.tensor('f32', shape);
-    const predictor = dense ? 0 : spkv!.predictorHiddenSize;
+    const factor = device.precision === 'bf16' && weights.head.dtype === 'bf16' ? 'bf16' : 'f32';
+    const multiplied = (...shape: number[]) => device.tensor(factor, shape);
+    const predictor = weights.dense ? 0 : spkv!.predictorHiddenSize;
     this.tokens = tokens;
     this.#config = config;
-    this.#dense = dense;
+    this.#dense = weights.dense;
     this.#buffers = {
       ids: device.tensor('i32', [tokens]),
       positions: device.tensor('i32', [tokens]),
       angles: f32(tokens, headDim),
       x: f32(tokens, hiddenSize),
-      normed: f32(tokens, hiddenSize),
-      delta: f32(tokens, hiddenSize),
+      normed: multiplied(tokens, hiddenSize),
       qkv: f32(tokens, (heads + 2 * kvHeads) * headDim + predictor),
-      context: f32(tokens, heads * headDim),
+      queries: f32(tokens, heads * headDim),
+      context: (gated ? f32 : multiplied)(tokens, heads * headDim),
       gateUp: f32(tokens, 2 * intermediateSize),
-      activated: f32(tokens, intermediateSize),
+      activated: multiplied(tokens, intermediateSize),
     };
     this.#stacks = {
       keys: f32(layers, tokens, kvHeads, headDim),
@@ -77,24 +80,17 @@ export class ActivationMemory {
   }
 
   #cut(tokens: number): Activations {
-    const { intermediateSize, layers, heads, kvHeads, headDim } = this.#config;
+    const { intermediateSize, layers, heads } = this.#config;
     const rows = Object.fromEntries(
       Object.entries(this.#buffers).map(([name, buffer]) => [name, buffer.slice(0, 0, tokens)]),
     ) as Record<Names, Tensor>;
     const stacks = Object.fromEntries(
       Object.entries(this.#stacks).map(([name, stack]) => [name, stack.slice(1, 0, tokens)]),
     ) as Record<Stacked, Tensor>;
-    const columns = (start: number, count: number) => rows.qkv.slice(1, start, start + count);
-    const kStart = heads * headDim;
-    const vStart = kStart + kvHeads * headDim;
-    const hiddenStart = vStart + kvHeads * headDim;
     const utilities = this.#dense ? null : stacks.utilities;
     return {
       ...rows,
-      q: columns(0, heads * headDim).split(heads),
-      k: columns(kStart, kvHeads * headDim).split(kvHeads),
-      v: columns(vStart, kvHeads * headDim).split(kvHeads),
-      hidden: this.#dense ? null : columns(hiddenStart, rows.qkv.shape[1]! - hiddenStart),
+      q: rows.queries.split(heads),
       contextHeads: rows.context.split(heads),
       keys: stacks.keys,
       values: stacks.values,

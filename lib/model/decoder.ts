@@ -34,7 +34,7 @@ export class Decoder implements Disposable {
     for (const [row, { prompt }] of rows.entries()) {
       if (prompt) sampler.recordPrompt(row, device.from(Int32Array.from(prompt)));
     }
-    const memory = new ActivationMemory(device, network.config, network.weights.dense, rows.length);
+    const memory = new ActivationMemory(device, network.config, network.weights, rows.length);
     const activations = memory.take(rows.length);
     const slots = device.from(Int32Array.from(rows, ({ sequence }) => sequence.slot));
     const offsets = device.from(Int32Array.from({ length: rows.length + 1 }, (_, row) => row));

@@ -56,24 +56,18 @@ function runLayers({ config, weights, inverseFrequencies }: Network, a: Activati
   ops.rotaryAngles(a.angles, a.positions, inverseFrequencies);
   ops.embedding(a.x, a.ids, weights.embedding);
   for (const [index, layer] of weights.layers.entries()) {
-    const pairs = a.layers[index]!;
+    const { keys, values, utilities } = a.layers[index]!;
     ops.rmsNorm(a.normed, a.x, layer.inputNorm, epsilon);
     ops.matmul(a.qkv, a.normed, layer.qkv, layer.qkvBias);
-    if (layer.qNorm) ops.rmsNorm(a.q, a.q, layer.qNorm, epsilon);
-    if (layer.kNorm) ops.rmsNorm(a.k, a.k, layer.kNorm, epsilon);
-    ops.rope(a.q, a.q, a.angles);
-    ops.rope(pairs.keys, a.k, a.angles);
-    ops.copy(pairs.values, a.v);
-    if (layer.predictor) ops.predictUtility(pairs.utilities!, a.hidden!, layer.predictor.weight, layer.predictor.bias, logUtilities ? 'log' : 'utility');
+    const norms = { q: layer.qNorm, k: layer.kNorm, epsilon };
+    ops.preparePairs(a.q, keys, values, utilities, a.qkv, a.angles, norms, layer.predictor, logUtilities);
     attend(index);
-    ops.matmul(a.delta, a.context, layer.out, layer.outBias);
-    ops.add(a.x, a.x, a.delta);
+    ops.matmul(a.x, a.context, layer.out, layer.outBias, true);
 
     ops.rmsNorm(a.normed, a.x, layer.postNorm, epsilon);
     ops.matmul(a.gateUp, a.normed, layer.gateUp, layer.gateUpBias);
     ops.siluMul(a.activated, a.gate, a.up);
-    ops.matmul(a.delta, a.activated, layer.down, layer.downBias);
-    ops.add(a.x, a.x, a.delta);
+    ops.matmul(a.x, a.activated, layer.down, layer.downBias, true);
   }
   ops.rmsNorm(a.normed, a.x, weights.finalNorm, epsilon);
 }

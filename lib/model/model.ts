@@ -161,12 +161,13 @@ export class Model implements Disposable {
    */
   async step(inputs: readonly StepInput[], signal?: AbortSignal): Promise<Float32Array[]> {
     this.#checkInputs(inputs);
-    using gathered = this.device.tensor('f32', [inputs.length, this.config.hiddenSize]);
     using logits = this.device.tensor('f32', [inputs.length, this.config.vocabSize]);
     const flat = await this.device.submit(() => {
       const { a, last } = this.#enqueue(inputs);
+      const gathered = this.device.tensor(a.normed.dtype, [inputs.length, this.config.hiddenSize]);
       ops.embedding(gathered, last, a.normed);
       project(this.network, logits, gathered);
+      gathered.dispose();
       return logits.read() as Promise<Float32Array>;
     }, signal);
     for (const { sequence, ids } of inputs) sequence.advance(ids.length);
@@ -270,7 +271,7 @@ export class Model implements Disposable {
     this.#checkIds(ids, 'ids');
     oneOf(mode, 'mode', ['soft', 'dense']);
     if (mode === 'soft' && this.dense) throw new SpkvError('UNSUPPORTED', 'A model without predictors has no soft gates');
-    const memory = new ActivationMemory(this.device, this.config, this.dense, ids.length);
+    const memory = new ActivationMemory(this.device, this.config, this.network.weights, ids.length, true);
     try {
       using offsets = this.device.from(Int32Array.of(0, ids.length));
       using logits = this.device.tensor('f32', [ids.length, this.config.vocabSize]);
@@ -293,7 +294,7 @@ export class Model implements Disposable {
     for (const { ids } of inputs) offsets.push(offsets.at(-1)! + ids.length);
     const tokens = offsets.at(-1)!;
     if (!this.#memory || this.#memory.tokens < tokens) {
-      this.#memory = new ActivationMemory(this.device, this.config, this.dense, Math.max(tokens, Math.min(this.chunk, DEFAULT_CHUNK)));
+      this.#memory = new ActivationMemory(this.device, this.config, this.network.weights, Math.max(tokens, Math.min(this.chunk, DEFAULT_CHUNK)));
     }
     const a = this.#memory.take(tokens);
     a.ids.write(Int32Array.from(inputs.flatMap(({ ids }) => Array.from(ids))));

@@ -10,7 +10,7 @@ namespace binding {
 Napi::Value attention(const Napi::CallbackInfo& info) {
   Call call(info, "attention");
   AttentionParams params;
-  params.out = call.output("out", kF32, "T H D");
+  params.out = call.activation_output("out", "T H D");
   params.q = call.tensor("q", kF32, "T H D");
   params.keys = call.tensor("keys", kF32, "T G D");
   params.values = call.tensor("values", kF32, "T G D");

@@ -10,7 +10,7 @@ namespace binding {
 Napi::Value silu_mul(const Napi::CallbackInfo& info) {
   Call call(info, "siluMul");
   SiluMulParams params;
-  params.out = call.output("out", kF32, "T F");
+  params.out = call.activation_output("out", "T F");
   params.gate = call.tensor("gate", kF32, "T F");
   params.up = call.tensor("up", kF32, "T F");
   call.enqueue(params, &Operations::silu_mul);

@@ -10,7 +10,7 @@ namespace binding {
 Napi::Value embedding(const Napi::CallbackInfo& info) {
   Call call(info, "embedding");
   EmbeddingParams params;
-  params.out = call.output("out", kF32, "T C");
+  params.out = call.activation_output("out", "T C");
   params.ids = call.tensor("ids", kI32, "T");
   params.table = call.tensor("table", kF32 | kBF16, "V C");
   call.distinct(params.out, "out", params.table, "table");

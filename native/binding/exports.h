@@ -55,6 +55,7 @@
   X(predictUtility, predict_utility)                  \
   X(predictUtilityBackward, predict_utility_backward) \
   X(countKept, count_kept)                            \
+  X(preparePairs, prepare_pairs)                      \
   X(attention, attention)                             \
   X(insert, insert)                                   \
   X(positions, positions)                             \

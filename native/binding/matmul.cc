@@ -6,14 +6,15 @@
 namespace spkv {
 namespace binding {
 
-// matmul(out, x, weight, bias | null)
+// matmul(out, x, weight, bias | null, accumulate)
 Napi::Value matmul(const Napi::CallbackInfo& info) {
   Call call(info, "matmul");
   MatmulParams params;
   params.out = call.output("out", kF32, "T N");
-  params.x = call.tensor("x", kF32, "T K");
+  params.x = call.activation("x", "T K");
   params.weight = call.tensor("weight", kF32 | kBF16, "N K", true);
   params.bias = call.optional_tensor("bias", kF32 | kBF16, "N");
+  params.accumulate = call.boolean("accumulate");
   call.distinct(params.out, "out", params.x, "x");
   call.enqueue(params, &Operations::matmul);
   return info.Env().Undefined();

@@ -11,7 +11,7 @@ Napi::Value rms_norm(const Napi::CallbackInfo& info) {
   Call call(info, "rmsNorm");
   RmsNormParams params;
   bool heads = call.rank(0) == 3;
-  params.out = call.output("out", kF32, heads ? "T H D" : "T C");
+  params.out = call.activation_output("out", heads ? "T H D" : "T C");
   params.x = call.tensor("x", kF32, heads ? "T H D" : "T C");
   params.weight = call.tensor("weight", kF32 | kBF16, heads ? "D" : "C");
   params.epsilon = static_cast<float>(call.number("epsilon"));

@@ -213,7 +213,11 @@ Napi::Value write_tensor(const Napi::CallbackInfo& info) {
   Stream& stream = handle.state->device->stream();
   if (stream.capturing())
     raise(env, Code::kInvalidArgument, "Writing is not possible while a graph is captured");
-  auto* start = static_cast<const uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset();
+  // Not by way of the array's buffer, which may be a shared one.
+  void* elements = nullptr;
+  if (napi_get_typedarray_info(env, array, nullptr, nullptr, &elements, nullptr, nullptr) != napi_ok)
+    raise(env, Code::kInvalidArgument, "Expected a typed array for data");
+  auto* start = static_cast<const uint8_t*>(elements);
   auto data = std::make_shared<std::vector<uint8_t>>(start, start + bytes);
   Device* device = handle.state->device.get();
   stream.enqueue([device, data, view = handle.view, storage = handle.storage](Execution&) {

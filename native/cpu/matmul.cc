@@ -109,9 +109,10 @@ static void multiply_block(const MatmulParams& params, int64_t row, int64_t rows
   const View &x = params.x, &out = params.out;
   const int64_t depth = x.shape[1], present = smaller(columns, out.shape[1] - column);
   float* place = out.as<float>() + row * out.stride[0] + column;
-  // Columns beyond N are computed beside the output.
-  float* target = present == columns ? place : scratch.out;
-  const int64_t ldt = present == columns ? out.stride[0] : kPanelColumns;
+  // Columns beyond N are computed beside the output, and so is what will be added to it.
+  const bool beside = present < columns || params.accumulate;
+  float* target = beside ? scratch.out : place;
+  const int64_t ldt = beside ? kPanelColumns : out.stride[0];
   int64_t k = 0;
   do {
     int64_t step = smaller(kBlockDepth, depth - k);
@@ -120,9 +121,12 @@ static void multiply_block(const MatmulParams& params, int64_t row, int64_t rows
                       target, ldt, k > 0);
     k += step;
   } while (k < depth);
-  for (int64_t r = 0; r < rows && target != place; r++)
-    memcpy(place + r * out.stride[0], target + r * ldt, static_cast<size_t>(present) * 4);
-  add_bias(params.bias, rows, column, present, place, out.stride[0]);
+  add_bias(params.bias, rows, column, present, target, ldt);
+  for (int64_t r = 0; r < rows && beside; r++) {
+    const float* from = target + r * ldt;
+    float* to = place + r * out.stride[0];
+    for (int64_t j = 0; j < present; j++) to[j] = params.accumulate ? to[j] + from[j] : from[j];
+  }
 }
 
 // How many pieces to cut the work into: none so small that handing it out takes longer than doing it, and

@@ -8,6 +8,7 @@
 #include "cuda/decode_attention.h"
 #include "cuda/general_attention.h"
 #include "cuda/prefill_attention.h"
+#include "cuda/rounded_output.h"
 
 namespace spkv {
 namespace cuda {
@@ -87,7 +88,8 @@ Status decode(const AttentionParams& params, const Step& step, CudaCache& cache,
   decode.keys = decode.q + int64_t{decode.heads} * dim;
   decode.values = decode.keys + int64_t{kv_heads} * dim;
   decode.q_stride = decode.kv_stride = rows * dim;
-  decode.out = params.out.as<float>();
+  decode.out = params.out.data;
+  decode.bf16_out = params.out.dtype == DType::kBF16;
   decode.out_stride = params.out.stride[0];
   decode.out_head_stride = params.out.stride[1];
   decode.arrivals = input.arrivals;
@@ -127,6 +129,7 @@ Status attention(const AttentionParams& params, Execution& execution) {
   SPKV_RETURN_IF_ERROR(cache.begin_step(context, params.slots, params.offsets, params.q.shape[0], &step));
   if (step.tokens == 0) return Status();
   if (decode_takes(params, step, cache.state(), context)) return decode(params, step, cache, context);
+  if (params.out.dtype == DType::kBF16) return round_output(params, execution, attention);
   PrefillAttentionParams prefill = prefill_params(params, step, cache.state());
   if (!step.decode && !context.exact() && prefill_takes(prefill)) return prefill_attention(prefill, context);
   return general_attention(params, step, cache.state(), context);

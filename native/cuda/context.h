@@ -39,6 +39,8 @@ class Context : public Accelerator {
   virtual int multiprocessors() const = 0;
   virtual int compute_capability() const = 0;  // 90 for 9.0
   virtual bool exact() const = 0;              // see CudaOptions
+  // Whether a launch may begin before the one ahead has ended: see LaunchShape::early.
+  bool launches_overlap() const { return compute_capability() >= 90; }
   virtual MatrixLibrary& matrices() = 0;
 
   // At least `bytes`, 1024-byte aligned; null with a status when the memory is exhausted.

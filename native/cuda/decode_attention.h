@@ -18,9 +18,10 @@ namespace spkv {
 namespace cuda {
 
 struct DecodeAttentionParams {
-  float* out = nullptr;                   // [B, H, D] with these distances; any alignment
+  void* out = nullptr;                    // [B, H, D] f32 with these distances; any alignment
   int64_t out_stride = 0;                 // of sequences
   int64_t out_head_stride = 0;            // of heads
+  bool bf16_out = false;                  // `out` is bf16 instead
   float* log_sum = nullptr;               // [B, H] natural log of the softmax's denominator, or null
   const __nv_bfloat16* q = nullptr;       // [B, H, D], sequences q_stride elements apart, a multiple of 8
   const __nv_bfloat16* keys = nullptr;    // [B, G, D], kv_stride apart

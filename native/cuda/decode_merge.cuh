@@ -7,6 +7,7 @@
 // The block that comes last merges an item's partials, from its first block to its last.
 #pragma once
 
+#include "cuda/common/elements.cuh"
 #include "cuda/decode_block.cuh"
 
 namespace spkv {
@@ -36,6 +37,12 @@ __device__ __forceinline__ void merge(Part* part, const Part& other, float scale
   part->top = top;
 }
 
+template <typename T>
+__device__ __forceinline__ void store_quad(T* to, const float4& x) {
+  const Pack<float, 4> quad = {{x.x, x.y, x.z, x.w}};
+  store(to, convert<T>(quad), Elements<4>{reinterpret_cast<uintptr_t>(to) % (4 * sizeof(T)) == 0});
+}
+
 // Components [4j, 4j + 4) of query head `query` of the item.
 __device__ __forceinline__ void write_result(const DecodeAttentionParams& p, int index, int query, int j,
                                              const Part& part, float scale_log2) {
@@ -43,14 +50,11 @@ __device__ __forceinline__ void write_result(const DecodeAttentionParams& p, int
   int head = index % p.cache.kv_heads * (p.heads / p.cache.kv_heads) + query;
   float inverse = 1 / part.sum;
   float4 result = {part.out.x * inverse, part.out.y * inverse, part.out.z * inverse, part.out.w * inverse};
-  float* out = p.out + b * p.out_stride + head * p.out_head_stride + 4 * j;
-  if (reinterpret_cast<uintptr_t>(out) % sizeof(float4) == 0) {
-    *reinterpret_cast<float4*>(out) = result;
+  int64_t place = b * p.out_stride + head * p.out_head_stride + 4 * j;
+  if (p.bf16_out) {
+    store_quad(static_cast<uint16_t*>(p.out) + place, result);
   } else {
-    out[0] = result.x;
-    out[1] = result.y;
-    out[2] = result.z;
-    out[3] = result.w;
+    store_quad(static_cast<float*>(p.out) + place, result);
   }
   if (j == 0 && p.log_sum)
     p.log_sum[b * p.heads + head] = (part.top * scale_log2 + log2f(part.sum)) * 0.693147181f;

@@ -2,6 +2,7 @@
 
 #include "cuda/common/elements.cuh"
 #include "cuda/common/launch.cuh"
+#include "cuda/common/ptx.cuh"
 #include "cuda/common/strided.cuh"
 #include "cuda/context.h"
 
@@ -19,10 +20,12 @@ struct Add {
 };
 
 // out = combine(a, b) for matrices of one shape. Block (t, i) makes tile i of row t.
-template <typename Combine>
+template <typename Out, typename Combine>
 __global__ void __launch_bounds__(kThreads) combine_kernel(View out, View a, View b, bool aligned) {
+  allow_next_launch();
+  wait_for_previous_launch();
   const int64_t t = blockIdx.x, start = int64_t{blockIdx.y} * kTile, left = out.shape[1] - start;
-  float* to = out.as<float>() + t * out.stride[0] + start;
+  Out* to = out.as<Out>() + t * out.stride[0] + start;
   const float* first = a.as<const float>() + t * a.stride[0] + start;
   const float* second = b.as<const float>() + t * b.stride[0] + start;
   for_elements<kWidth>(left < kTile ? left : kTile, aligned, [&](int64_t i, auto elements) {
@@ -31,11 +34,11 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(View out, View a, Vie
 #pragma unroll
     for (int j = 0; j < static_cast<int>(sizeof x.at / sizeof x.at[0]); j++)
       x.at[j] = Combine()(x.at[j], y.at[j]);
-    store(to + i, x, elements);
+    store(to + i, convert<Out>(x), elements);
   });
 }
 
-template <typename Combine>
+template <typename Out, typename Combine>
 Status combine(const View& out, const View& a, const View& b, Execution& execution, const char* name) {
   Context& on = context(execution);
   if (out.size() == 0) return Status();
@@ -43,7 +46,8 @@ Status combine(const View& out, const View& a, const View& b, Execution& executi
   LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(out.shape[0]), blocks_for(out.shape[1], kTile));
   shape.block = dim3(threads_for(blocks_for(out.shape[1], kWidth), kThreads));
-  return check(launch(on.stream(), shape, combine_kernel<Combine>, out, a, b, aligned), name);
+  shape.early = on.launches_overlap();
+  return check(launch(on.stream(), shape, combine_kernel<Out, Combine>, out, a, b, aligned), name);
 }
 
 // A thread copies N elements of a row.
@@ -75,11 +79,13 @@ Status copy_elements(View out, View x, Context& on) {
 }  // namespace
 
 Status silu_mul(const SiluMulParams& params, Execution& execution) {
-  return combine<SiluMul>(params.out, params.gate, params.up, execution, "silu_mul");
+  if (params.out.dtype == DType::kBF16)
+    return combine<uint16_t, SiluMul>(params.out, params.gate, params.up, execution, "silu_mul");
+  return combine<float, SiluMul>(params.out, params.gate, params.up, execution, "silu_mul");
 }
 
 Status add(const AddParams& params, Execution& execution) {
-  return combine<Add>(params.out, params.a, params.b, execution, "add");
+  return combine<float, Add>(params.out, params.a, params.b, execution, "add");
 }
 
 Status copy(const CopyParams& params, Execution& execution) {

@@ -12,7 +12,7 @@ namespace {
 constexpr int kThreads = 256, kWidth = 4, kTile = kThreads * kWidth;
 
 // Block (t, i) copies tile i of the row of token t.
-template <typename T>
+template <typename Out, typename T>
 __global__ void __launch_bounds__(kThreads)
     embedding_kernel(EmbeddingParams params, bool aligned, Fault* fault, int site) {
   const int64_t t = blockIdx.x, start = int64_t{blockIdx.y} * kTile;
@@ -21,11 +21,11 @@ __global__ void __launch_bounds__(kThreads)
     if (blockIdx.y == 0 && threadIdx.x == 0) raise_fault(fault, site, t, static_cast<uint32_t>(id));
     return;
   }
-  float* to = params.out.as<float>() + t * params.out.stride[0] + start;
+  Out* to = params.out.as<Out>() + t * params.out.stride[0] + start;
   const T* from = params.table.as<const T>() + id * params.table.stride[0] + start;
   const int64_t left = params.out.shape[1] - start;
   for_elements<kWidth>(left < kTile ? left : kTile, aligned, [&](int64_t i, auto elements) {
-    store(to + i, load_floats(from + i, elements), elements);
+    store(to + i, convert<Out>(load_floats(from + i, elements)), elements);
   });
 }
 
@@ -45,8 +45,11 @@ Status embedding(const EmbeddingParams& params, Execution& execution) {
   LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(params.out.shape[0]), columns > 0 ? blocks_for(columns, kTile) : 1);
   shape.block = dim3(threads_for(blocks_for(columns, kWidth), kThreads));
+  const bool narrow = params.table.dtype == DType::kBF16;
   const auto kernel =
-      params.table.dtype == DType::kBF16 ? embedding_kernel<uint16_t> : embedding_kernel<float>;
+      params.out.dtype == DType::kBF16
+          ? (narrow ? embedding_kernel<uint16_t, uint16_t> : embedding_kernel<uint16_t, float>)
+          : (narrow ? embedding_kernel<float, uint16_t> : embedding_kernel<float, float>);
   return check(launch(on.stream(), shape, kernel, params, aligned, on.fault(), site), "embedding");
 }
 

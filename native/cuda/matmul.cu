@@ -1,11 +1,13 @@
 // The matrix product and the packing of its weights, see ops/matmul.h. The product is cuBLASLt's. With bf16
-// weights, x is rounded to bf16 first, for the tensor cores; the sums are in f32. On an exact device x
-// becomes three bf16 numbers instead, whose sum it is, and their products are added up in turn. The bias, or
-// 0 where there is nothing to add up, is written to `out` before and the product is added to it.
+// weights, an x that is f32 is rounded to bf16 first, for the tensor cores; the sums are in f32. On an exact
+// device such an x becomes three bf16 numbers instead, whose sum it is, and their products are added up in
+// turn. The bias, or 0 where there is nothing to add up, is brought into `out` before and the product is
+// added to it.
 //
 // A packed weight is its rows one after another.
 #include "ops/matmul.h"
 
+#include "cuda/common/elements.cuh"
 #include "cuda/common/launch.cuh"
 #include "cuda/context.h"
 #include "cuda/convert.h"
@@ -31,6 +33,27 @@ Status fill(const View& out, const View& bias, cudaStream_t stream) {
   }
   return check(convert_rows(rows_of(out), {bias.data, bias.dtype, 0}, rows, columns, stream),
                "matmul writes its bias");
+}
+
+constexpr int kBiasThreads = 256;
+
+// A thread to an element.
+template <typename B>
+__global__ void __launch_bounds__(kBiasThreads) add_bias_kernel(View out, const B* bias) {
+  const int64_t i = int64_t{blockIdx.x} * kBiasThreads + threadIdx.x, columns = out.shape[1];
+  if (i >= out.shape[0] * columns) return;
+  const int64_t column = i % columns;
+  out.as<float>()[i / columns * out.stride[0] + column] += Convert<float, B>::apply(bias[column]);
+}
+
+Status add_bias(const View& out, const View& bias, cudaStream_t stream) {
+  LaunchShape shape;
+  shape.grid = dim3(blocks_for(out.size(), kBiasThreads));
+  shape.block = dim3(kBiasThreads);
+  return check(bias.dtype == DType::kBF16
+                   ? launch(stream, shape, add_bias_kernel<uint16_t>, out, bias.as<const uint16_t>())
+                   : launch(stream, shape, add_bias_kernel<float>, out, bias.as<const float>()),
+               "matmul adds its bias");
 }
 
 // Whether cuBLASLt can read the rows as they are. Views may repeat a row, or overlap.
@@ -64,7 +87,11 @@ Status matmul(const MatmulParams& params, Execution& execution) {
   const View &x = params.x, &weight = params.weight, &out = params.out;
   const int64_t rows = out.shape[0], columns = out.shape[1], depth = x.shape[1];
   if (rows == 0 || columns == 0) return Status();
-  if (params.bias || depth == 0) SPKV_RETURN_IF_ERROR(fill(out, params.bias, context.stream()));
+  if (params.accumulate && params.bias) {
+    SPKV_RETURN_IF_ERROR(add_bias(out, params.bias, context.stream()));
+  } else if (!params.accumulate && (params.bias || depth == 0)) {
+    SPKV_RETURN_IF_ERROR(fill(out, params.bias, context.stream()));
+  }
   if (depth == 0) return Status();
 
   Product product;
@@ -73,10 +100,10 @@ Status matmul(const MatmulParams& params, Execution& execution) {
   product.x = x.data, product.x_stride = leading(x);
   product.weight = weight.data, product.weight_stride = leading(weight);
   product.dtype = weight.dtype;
-  product.accumulate = static_cast<bool>(params.bias);
+  product.accumulate = params.accumulate || params.bias;
 
   // What cannot be read as it is goes through scratch memory, in rows that start at multiples of 16 bytes.
-  const bool split = context.exact() && weight.dtype == DType::kBF16;
+  const bool split = context.exact() && weight.dtype == DType::kBF16 && x.dtype == DType::kF32;
   const bool copy_x = split || !readable(x, weight.dtype), copy_weight = !readable(weight, weight.dtype);
   if (copy_x || copy_weight) {
     const int64_t stride = round_up(depth, 8), element = dtype_bytes(weight.dtype);

@@ -1,8 +1,8 @@
 #include "ops/predict_utility.h"
 
-#include "cuda/common/elements.cuh"
 #include "cuda/common/launch.cuh"
 #include "cuda/common/reduce.cuh"
+#include "cuda/common/utility.cuh"
 #include "cuda/context.h"
 
 namespace spkv {
@@ -11,35 +11,6 @@ namespace {
 
 constexpr int kWarps = 8, kWidth = 4;
 constexpr int64_t kChunk = 2048;  // of the hidden vector, activated once for as many heads as there are warps
-
-__device__ __forceinline__ float silu(float z) { return z / (1.0f + expf(-z)); }
-__device__ __forceinline__ float sigmoid(float z) { return 1.0f / (1.0f + expf(-z)); }
-__device__ __forceinline__ float log_sigmoid(float z) { return fminf(z, 0.0f) - log1pf(expf(-fabsf(z))); }
-
-// log((1 - alpha) u + alpha [u >= threshold]), with all digits near u = 0 and near u = 1.
-__device__ __forceinline__ float annealed(float z, float alpha, float threshold) {
-  const float u = sigmoid(z);
-  if (!(u >= threshold)) return log1pf(-alpha) + log_sigmoid(z);
-  if (alpha == 0.0f) return log_sigmoid(z);
-  return u < 0.5f ? logf(alpha + (1.0f - alpha) * u) : log1pf((alpha - 1.0f) * sigmoid(-z));
-}
-
-__device__ __forceinline__ float utility_of(float z, const PredictUtilityParams& params) {
-  switch (params.form) {
-    case UtilityForm::kUtility:
-      return sigmoid(z);
-    case UtilityForm::kLogUtility:
-      return log_sigmoid(z);
-    case UtilityForm::kAnnealed:
-      break;
-  }
-  return annealed(z, params.alpha, params.threshold);
-}
-
-__device__ __forceinline__ float bias_of(const View& bias, int64_t g) {
-  return bias.dtype == DType::kBF16 ? Convert<float, uint16_t>::apply(bias.as<const uint16_t>()[g])
-                                    : bias.as<const float>()[g];
-}
 
 // A block to a token, a warp to a head.
 template <typename W>
@@ -69,7 +40,8 @@ __global__ void __launch_bounds__(32 * kWarps)
     sum = warp_reduce(sum, Sum());
     if (lane == 0 && g < heads) {
       const float z = bias_of(params.bias, g) + sum;
-      params.out.as<float>()[t * params.out.stride[0] + g] = utility_of(z, params);
+      params.out.as<float>()[t * params.out.stride[0] + g] =
+          utility_of(z, params.form, params.alpha, params.threshold);
     }
   }
 }

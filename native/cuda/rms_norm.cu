@@ -2,6 +2,7 @@
 
 #include "cuda/common/elements.cuh"
 #include "cuda/common/launch.cuh"
+#include "cuda/common/ptx.cuh"
 #include "cuda/common/reduce.cuh"
 #include "cuda/context.h"
 
@@ -13,16 +14,18 @@ constexpr int kWidth = 4;
 constexpr unsigned kMostThreads = 512, kWarpsPerBlock = 4;
 
 // A row to the x dimension of a block: a warp where the rows are short, then several to a block.
-template <typename W>
+template <typename Out, typename W>
 __global__ void __launch_bounds__(kMostThreads)
     rms_norm_kernel(RmsNormParams params, int64_t rows, bool aligned) {
+  allow_next_launch();
+  wait_for_previous_launch();
   const View &out = params.out, &x = params.x;
   const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
   if (row >= rows) return;
   const bool heads = out.rank == 3;
   const int64_t count = heads ? out.shape[1] : 1, t = row / count, h = row % count;
   const int64_t columns = heads ? out.shape[2] : out.shape[1];
-  float* to = out.as<float>() + t * out.stride[0] + (heads ? h * out.stride[1] : 0);
+  Out* to = out.as<Out>() + t * out.stride[0] + (heads ? h * out.stride[1] : 0);
   const float* from = x.as<const float>() + t * x.stride[0] + (heads ? h * x.stride[1] : 0);
   const W* weight = params.weight.as<const W>();
 
@@ -38,7 +41,7 @@ __global__ void __launch_bounds__(kMostThreads)
 #pragma unroll
     for (int j = 0; j < static_cast<int>(sizeof v.at / sizeof v.at[0]); j++)
       v.at[j] = v.at[j] * scale * w.at[j];
-    store(to + i, v, elements);
+    store(to + i, convert<Out>(v), elements);
   });
 }
 
@@ -54,8 +57,11 @@ Status rms_norm(const RmsNormParams& params, Execution& execution) {
   LaunchShape shape;
   shape.block = dim3(threads, threads == 32 ? kWarpsPerBlock : 1);
   shape.grid = dim3(blocks_for(rows, shape.block.y));
-  const auto kernel =
-      params.weight.dtype == DType::kBF16 ? rms_norm_kernel<uint16_t> : rms_norm_kernel<float>;
+  shape.early = on.launches_overlap();
+  const bool narrow = params.weight.dtype == DType::kBF16;
+  const auto kernel = params.out.dtype == DType::kBF16
+                          ? (narrow ? rms_norm_kernel<uint16_t, uint16_t> : rms_norm_kernel<uint16_t, float>)
+                          : (narrow ? rms_norm_kernel<float, uint16_t> : rms_norm_kernel<float, float>);
   return check(launch(on.stream(), shape, kernel, params, rows, aligned), "rms_norm");
 }
 

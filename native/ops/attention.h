@@ -20,7 +20,7 @@
 namespace spkv {
 
 struct AttentionParams {
-  View out;        // [T, H, D] f32
+  View out;        // [T, H, D] f32, or bf16 on a GPU
   View q;          // [T, H, D] f32
   View keys;       // [T, G, D] f32
   View values;     // [T, G, D] f32

@@ -17,7 +17,7 @@
 namespace spkv {
 
 struct SiluMulParams {
-  View out;   // [T, F] f32
+  View out;   // [T, F] f32, or bf16 on a GPU
   View gate;  // [T, F] f32
   View up;    // [T, F] f32
 };

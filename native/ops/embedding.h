@@ -12,7 +12,7 @@
 namespace spkv {
 
 struct EmbeddingParams {
-  View out;    // [T, C] f32
+  View out;    // [T, C] f32, or bf16 on a GPU
   View ids;    // [T]    i32, each in [0, V), else kOutOfRange and `out` is unspecified
   View table;  // [V, C] f32 or bf16
 };

@@ -2,6 +2,8 @@
 //
 //   out[t, n] = sum_k x[t, k] * weight[n, k] + bias[n]
 //
+// With `accumulate` the result is added to what is in `out` (the residual stream).
+//
 // Products and sums in f32. Every out[t, n] is summed over k in ascending order whatever T is, so a token's
 // result does not depend on what else is in the batch. `out` must not overlap the inputs.
 //
@@ -22,9 +24,10 @@ namespace spkv {
 
 struct MatmulParams {
   View out;     // [T, N] f32
-  View x;       // [T, K] f32
+  View x;       // [T, K] f32, or bf16 on a GPU
   View weight;  // [N, K] f32 or bf16, strided or packed (pack_weight)
   View bias;    // [N] f32 or bf16, or absent
+  bool accumulate = false;
 };
 
 struct MatmulInputGradientParams {

@@ -15,6 +15,7 @@
 #include "ops/matmul.h"
 #include "ops/optimizer.h"
 #include "ops/predict_utility.h"
+#include "ops/prepare_pairs.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
 #include "ops/sample.h"
@@ -39,6 +40,7 @@
   X(predict_utility, PredictUtilityParams)                  \
   X(predict_utility_backward, PredictUtilityBackwardParams) \
   X(count_kept, CountKeptParams)                            \
+  X(prepare_pairs, PreparePairsParams)                      \
   X(attention, AttentionParams)                             \
   X(insert, InsertParams)                                   \
   X(positions, PositionsParams)                             \

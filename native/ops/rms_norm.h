@@ -17,8 +17,8 @@
 namespace spkv {
 
 struct RmsNormParams {
-  View out;     // [T, C] or [T, H, D] f32
-  View x;       // like out
+  View out;     // [T, C] or [T, H, D] f32, or bf16 on a GPU
+  View x;       // the shape of out, f32
   View weight;  // [C] or [D] f32 or bf16
   float epsilon = 0;
 };

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { add, bf16ToFloats, copy, floatsToBf16, siluMul } from '../../lib/ops.js';
 import { normals, random } from '../support/device.js';
 import {
-  columnCounts, expectClose, expectSame, F32_ROUNDING, floatTypes, inType, padded, paddings, Poisoned, refusal,
+  columnCounts, expectClose, expectRounding, expectSame, F32_ROUNDING, floatTypes, inType, padded, paddings, Poisoned, refusal,
   rowCounts, RUNS, seeds, testDevices,
 } from '../support/operands.js';
 
@@ -20,6 +20,7 @@ describe.each(testDevices())('silu_mul on %s', (_, device) => {
       const apart = await out.read();
       // Two roundings in the exponential, one each for the sum, the division and the product, and one to spare.
       expectClose(apart, expected, (i) => 6 * F32_ROUNDING * Math.abs(expected[i]!));
+      await expectRounding(device, [T, F], padding, (rounded) => siluMul(rounded, gates, ups));
       siluMul(gates, gates, ups);
       expectSame(await gates.read(), apart);
     });

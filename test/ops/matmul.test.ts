@@ -15,34 +15,41 @@ interface Case {
   bias: 'none' | 'f32' | 'bf16';
   packed: boolean;
   padding: number;
+  /** The type of x; bf16 where the device takes it. */
+  input: 'f32' | 'bf16';
+  accumulate: boolean;
 }
 
 const cases: fc.Arbitrary<Case> = fc.record({
   rows: fc.oneof({ weight: 3, arbitrary: rowCounts }, fc.constantFrom(7, 8, 9, 16, 17)),
   stack: fc.array(fc.oneof({ weight: 4, arbitrary: fc.integer({ min: 1, max: 70 }) }, fc.constant(300)), { minLength: 1, maxLength: 4 }),
-  depth: fc.oneof({ weight: 4, arbitrary: fc.integer({ min: 1, max: 130 }) }, fc.constantFrom(256, 515)),
+  depth: fc.oneof({ weight: 4, arbitrary: fc.integer({ min: 1, max: 130 }) }, fc.constantFrom(256, 515, 1024)),
   dtype: floatTypes,
   bias: fc.constantFrom('none' as const, 'f32' as const, 'bf16' as const),
   packed: fc.boolean(),
   padding: paddings,
+  input: floatTypes,
+  accumulate: fc.boolean(),
 });
 
-/** The product and, for every element, by how much rounding may change it. */
-function reference(x: Float32Array, weight: Float32Array, bias: Float32Array | null, { rows, depth }: Case, rounding: number) {
+/** The product, added to `before`, and for every element by how much rounding may change it. */
+function reference(
+  before: Float32Array, x: Float32Array, weight: Float32Array, bias: Float32Array | null, { rows, depth }: Case, rounding: number,
+) {
   const columns = weight.length / depth;
   const out = new Float64Array(rows * columns);
   const tolerance = new Float64Array(rows * columns);
   for (let row = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++) {
+      const at = row * columns + column;
       let sum = 0;
-      let size = 0;
+      let size = Math.abs(before[at]!);
       for (let k = 0; k < depth; k++) {
         const product = x[row * depth + k]! * weight[column * depth + k]!;
         sum += product;
         size += Math.abs(product);
       }
-      const at = row * columns + column;
-      out[at] = sum + (bias ? bias[column]! : 0);
+      out[at] = before[at]! + sum + (bias ? bias[column]! : 0);
       // One rounding for every product and sum at worst; in truth they cancel.
       tolerance[at] = size * (rounding + (depth + 3) * F32_ROUNDING) + Math.abs(out[at]!) * 2 * F32_ROUNDING;
     }
@@ -51,20 +58,22 @@ function reference(x: Float32Array, weight: Float32Array, bias: Float32Array | n
 }
 
 async function check(device: Device, given: Case, seed: number): Promise<void> {
-  const { rows, stack, depth, dtype, bias, packed, padding } = given;
+  const { rows, stack, depth, dtype, bias, packed, padding, accumulate } = given;
   const uniform = random(seed);
   const columns = packed ? stack.reduce((sum, count) => sum + count, 0) : stack[0]!;
-  const x = normals(rows * depth, uniform);
+  const x = inType(normals(rows * depth, uniform), device.name === 'cpu' ? 'f32' : given.input);
   const weight = inType(normals(columns * depth, uniform), dtype);
   const biases = bias === 'none' ? null : inType(normals(columns, uniform), bias);
-  const view = padded(device, x, [rows, depth], padding);
+  const view = padded(device, x.data, [rows, depth], padding);
   const whole = padded(device, weight.data, [columns, depth], padding);
   const operand = packed ? packWeight(...parts(whole, stack)) : whole;
   const out = new Poisoned(device, 'f32', [rows, columns], padding);
-  matmul(out.view, view, operand, biases && device.from(biases.data));
+  const before = accumulate ? normals(rows * columns, uniform, 3) : new Float32Array(rows * columns);
+  if (accumulate) out.view.write(before);
+  matmul(out.view, view, operand, biases && device.from(biases.data), accumulate);
   // The tensor cores of a GPU take x as bf16 to bf16 weights.
   const rounding = device.precision === 'bf16' && dtype === 'bf16' ? BF16_ROUNDING : 0;
-  const expected = reference(x, weight.values, biases && biases.values, given, rounding);
+  const expected = reference(before, x.values, weight.values, biases && biases.values, given, rounding);
   expectClose(await out.read(), expected.out, (i) => expected.tolerance[i]!);
 }
 
@@ -74,7 +83,7 @@ function parts(whole: Tensor, stack: readonly number[]): Tensor[] {
 }
 
 describe.each(testDevices())('matmul on %s', (_, device) => {
-  test('equals the sum in float64, plain or packed, with and without a bias', async () => {
+  test('equals the sum in float64, plain or packed, with and without a bias, alone or added', async () => {
     await fc.assert(fc.asyncProperty(cases, seeds, (given, seed) => check(device, given, seed)), RUNS);
   });
 
@@ -83,13 +92,16 @@ describe.each(testDevices())('matmul on %s', (_, device) => {
     const [depth, columns] = [200, 90];
     const weight = packWeight(device.from(normals(columns * depth, random(1)), [columns, depth]));
     const x = normals(33 * depth, random(2));
-    const product = async (rows: number) => {
-      const out = device.tensor('f32', [rows, columns]);
-      matmul(out, device.from(x.subarray(0, rows * depth), [rows, depth]), weight);
-      return (await out.read()) as Float32Array;
-    };
-    const all = await product(33);
-    for (const rows of [1, 2, 5, 16]) expectSame(await product(rows), all.subarray(0, rows * columns));
+    const before = normals(33 * columns, random(3));
+    for (const accumulate of [false, true]) {
+      const product = async (rows: number) => {
+        const out = device.from(before.subarray(0, rows * columns), [rows, columns]);
+        matmul(out, device.from(x.subarray(0, rows * depth), [rows, depth]), weight, null, accumulate);
+        return (await out.read()) as Float32Array;
+      };
+      const all = await product(33);
+      for (const rows of [1, 2, 5, 16]) expectSame(await product(rows), all.subarray(0, rows * columns));
+    }
   });
 
   test('infinities and NaN come through, and only where they belong', async () => {
@@ -110,6 +122,10 @@ describe.each(testDevices())('matmul on %s', (_, device) => {
     const out = device.from(new Float32Array(4).fill(NaN), [2, 2]);
     matmul(out, device.tensor('f32', [2, 0]), device.tensor('f32', [2, 0]), bias);
     expect(Array.from(await out.read())).toEqual([4, 5, 4, 5]);
+    matmul(out, device.tensor('f32', [2, 0]), device.tensor('f32', [2, 0]), null, true);
+    expect(Array.from(await out.read())).toEqual([4, 5, 4, 5]);
+    matmul(out, device.tensor('f32', [2, 0]), device.tensor('f32', [2, 0]), bias, true);
+    expect(Array.from(await out.read())).toEqual([8, 10, 8, 10]);
     matmul(out, device.tensor('f32', [2, 0]), device.tensor('bf16', [2, 0]));
     expect(Array.from(await out.read())).toEqual([0, 0, 0, 0]);
     matmul(device.tensor('f32', [0, 2]), device.tensor('f32', [0, 3]), device.tensor('f32', [2, 3]));
@@ -127,7 +143,9 @@ describe.each(testDevices())('matmul on %s', (_, device) => {
     expect(refused(0, f32(2, 4))).toBe('SHAPE');
     expect(refused(0, device.tensor('bf16', [2, 3]))).toBe('DTYPE');
     expect(refused(0, packWeight(f32(2, 3)))).toBe('DTYPE');
+    expect(refused(1, device.tensor('bf16', [2, 4]))).toBe(device.name === 'cpu' ? 'DTYPE' : 'no error');
     expect(refused(1, f32(2, 5))).toBe('SHAPE');
+    expect(refused(4, 1)).toBe('INVALID_ARGUMENT');
     expect(refused(1, f32(2))).toBe('SHAPE');
     expect(refused(2, device.tensor('i32', [3, 4]))).toBe('DTYPE');
     expect(refused(2, f32(4, 4))).toBe('SHAPE');

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { rmsNorm } from '../../lib/ops.js';
 import { normals, random } from '../support/device.js';
 import {
-  columnCounts, expectClose, expectSame, F32_ROUNDING, floatTypes, inType, padded, paddings, Poisoned, refusal,
+  columnCounts, expectClose, expectRounding, expectSame, F32_ROUNDING, floatTypes, inType, padded, paddings, Poisoned, refusal,
   rowCounts, RUNS, seeds, testDevices,
 } from '../support/operands.js';
 
@@ -39,6 +39,7 @@ describe.each(testDevices())('rms_norm on %s', (_, device) => {
         rmsNorm(out.view, input, factors, epsilon);
         const apart = await out.read();
         expectClose(apart, expected, tolerance);
+        await expectRounding(device, shape, padding, (rounded) => rmsNorm(rounded, input, factors, epsilon));
 
         rmsNorm(input, input, factors, epsilon);
         expectSame(await input.read(), apart);
@@ -80,7 +81,8 @@ describe.each(testDevices())('rms_norm on %s', (_, device) => {
   test('arguments are checked', () => {
     const x = device.tensor('f32', [2, 4]);
     const weight = device.tensor('f32', [4]);
-    expect(refusal(() => rmsNorm(device.tensor('bf16', [2, 4]), x, weight, 0))).toBe('DTYPE');
+    expect(refusal(() => rmsNorm(device.tensor('i32', [2, 4]), x, weight, 0))).toBe('DTYPE');
+    expect(refusal(() => rmsNorm(x, device.tensor('bf16', [2, 4]), weight, 0))).toBe('DTYPE');
     expect(refusal(() => rmsNorm(x, device.tensor('i32', [2, 4]), weight, 0))).toBe('DTYPE');
     expect(refusal(() => rmsNorm(x, x, device.tensor('i32', [4]), 0))).toBe('DTYPE');
     expect(refusal(() => rmsNorm(x, device.tensor('f32', [3, 4]), weight, 0))).toBe('SHAPE');

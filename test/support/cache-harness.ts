@@ -1,5 +1,6 @@
 // Runs steps on a cache and on the reference side by side.
 import { attention, type Device, insert, type KvCache, positions, type Sequence, type SequenceStats, type Tensor } from '../../lib/ops.js';
+import { Poisoned } from './operands.js';
 import { type Pair, ReferenceSequence, stored } from './reference-attention.js';
 
 export interface Shape {
@@ -94,8 +95,8 @@ export class Harness {
     return this.device.from(Int32Array.from(members, (member) => member.sequence.slot));
   }
 
-  /** The output of every layer, [L][T, H, D]. */
-  async attention(step: StepData): Promise<Float32Array[]> {
+  /** The output of every layer, [L][T, H, D], written as f32 or bf16. */
+  async attention(step: StepData, dtype: 'f32' | 'bf16' = 'f32'): Promise<Float32Array[]> {
     const { layers: L, kvHeads: G, group, headDim: D } = this.shape;
     const T = step.tokens;
     const tensor = (data: Float32Array, ...shape: number[]) => this.device.from(data, shape);
@@ -104,7 +105,7 @@ export class Harness {
     const [keys, values] = [tensor(step.keys, L, T, G, D), tensor(step.values, L, T, G, D)];
     const utilities = step.utilities && tensor(step.utilities, L, T, G);
     const outs = Array.from({ length: L }, (_, layer) => {
-      const out = tensor(new Float32Array(T * G * group * D).fill(NaN), T, G * group, D);
+      const out = new Poisoned(this.device, dtype, [T, G * group, D]).view;
       attention(out, q.at(layer), keys.at(layer), values.at(layer), utilities && utilities.at(layer), this.cache, layer, slots, offsets, this.scale);
       return out;
     });

@@ -108,6 +108,22 @@ export function expectSame(actual: ArrayLike<number>, expected: ArrayLike<number
   }
 }
 
+/**
+ * What `run` writes into a bf16 tensor on a GPU must be what it writes into an f32 one, rounded. The CPU refuses bf16.
+ * `run` may be called several times.
+ */
+export async function expectRounding(device: Device, shape: readonly number[], padding: number, run: (out: Tensor) => void): Promise<void> {
+  const narrow = new Poisoned(device, 'bf16', shape, padding);
+  if (device.name === 'cpu') {
+    expect(refusal(() => run(narrow.view))).toBe('DTYPE');
+    return;
+  }
+  const wide = device.tensor('f32', shape);
+  run(wide);
+  run(narrow.view);
+  expectSame(await narrow.read(), inType((await wide.read()) as Float32Array, 'bf16').values);
+}
+
 /** The code with which a call is refused at once. */
 export function refusal(run: () => unknown): string {
   try {

@@ -13,7 +13,8 @@ struct LaunchShape {
   dim3 grid = dim3(1);
   dim3 block = dim3(1);
   int shared_bytes = 0;  // dynamic shared memory
-  // The blocks may start before the launch ahead is complete; the kernel calls wait_for_previous_launch.
+  // The blocks may start before the launch ahead is complete, or even those before it; the kernel calls
+  // wait_for_previous_launch, in every block, before it touches what launches change.
   bool early = false;
 };
 
