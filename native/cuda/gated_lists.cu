@@ -119,14 +119,15 @@ struct SortParams {
 
 constexpr int kSortThreads = 256;
 
-// Grid: items, KV heads. An item is `tile` tokens in their own order.
+// Grid: items, KV heads. An item is `tile` tokens in their own order, at least kKeyTile.
 __global__ void __launch_bounds__(kSortThreads) sort_kernel(const __grid_constant__ SortParams p) {
   const KeyLists& lists = p.lists;
   GatedItem item = lists.items[blockIdx.x];
   int head = blockIdx.y, token = lists.offsets[item.document];
   int tokens = lists.offsets[item.document + 1] - token;
   int kept = lists.kept[head * lists.documents + item.document];
-  if (kept == tokens) return;
+  // The last tile of the document before ends in the first rows of this one: they must be numbers, too.
+  if (kept == tokens && item.cost > 1) return;
   const int32_t* rank = lists.rank + head * lists.rows + lists.first(token, item.document);
   int begin = (item.cost - 1) * lists.tile, end = min(begin + lists.tile, tokens);
   for (int i = begin * p.chunks + static_cast<int>(threadIdx.x); i < end * p.chunks; i += kSortThreads) {

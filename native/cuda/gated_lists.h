@@ -59,8 +59,8 @@ struct KeyLists {
 // `gates` [T, G] may be absent. They are multiplied by `factor`.
 cudaError_t make_key_lists(const KeyLists& lists, const View& gates, float factor, cudaStream_t stream);
 
-// Keys and values [T, G, D] in bf16, rows at multiples of 16 bytes, into the order of the lists. Heads of which
-// nothing is dropped are left out.
+// Keys and values [T, G, D] in bf16, rows at multiples of 16 bytes, into the order of the lists. Of lists that drop
+// nothing only the first kKeyTile rows are written.
 cudaError_t sort_rows(const KeyLists& lists, const View& sorted_keys, const View& sorted_values,
                       const View& keys, const View& values, cudaStream_t stream);
 
