@@ -1,13 +1,14 @@
-// A block has a tile of keys and walks, for one query head of the group after the other, the tiles of queries that
-// see them, so that the gradients of keys, values and gates stay in registers and are written once.
+// A block has a tile of keys and walks, for one query head of the group after the other, the tiles of queries
+// that see them, so that the gradients of keys, values and gates stay in registers and are written once.
 //
-//   score^T    [keys, queries] = K Q^T          p  = exp2(scale_log2 * score + gate), score beginning at -log_sum_exp
-//   d_weight^T [keys, queries] = V dO^T         ds = p * d_weight, d_weight beginning at -dO . out
-//   dV [keys, D] += p^T dO       dK [keys, D] += ds^T Q       dQ [queries, D] += ds K
+//   score^T    [keys, queries] = K Q^T      begins at -log_sum_exp / scale  p = exp2(scale_log2 score + gate)
+//   d_weight^T [keys, queries] = V dO^T     begins at -dO . out             ds = p d_weight
+//   dV [keys, D] += p^T dO      dK [keys, D] += ds^T Q      dQ [queries, D] += ds K
 //
-// Each warpgroup has 64 of the keys: a gate and its gradient are two registers of a thread. Only ds goes through
-// shared memory, for dQ: half of which each warpgroup makes, and the copy engine adds to global memory.
-#include "cuda/gated_backward.h"
+// Each warpgroup has 64 of the keys: a gate and its gradient are two registers of a thread. Only ds goes
+// through shared memory, for dQ: half of which each warpgroup makes, and the copy engine adds to global
+// memory.
+#include "cuda/gated_walk.cuh"
 
 namespace spkv {
 namespace cuda {
@@ -23,39 +24,6 @@ struct BackwardShape {
   static constexpr int kQueryBytes = kQueries * kDim * 2;
   static constexpr int kScoreBytes = kKeyTile * kQueries * 2;
   static constexpr int kSums = 64 * 64;  // of dQ, a warpgroup's share
-};
-
-// The keys of a block and the tiles of queries that see them. Lies in shared memory, since registers are what these
-// kernels have least of.
-struct BackwardWalk {
-  int token, tokens;  // of the document
-  int64_t entry;          // of the first key in the lists
-  int row;                // and among the rows of keys
-  int count;              // keys; without any there is nothing to do
-  int begin, far, end;  // tiles; from `far` on all keys are behind all windows
-  bool sorted;
-  int64_t query_row;  // where the document begins in the arrays of queries
-
-  __device__ __forceinline__ void find(const GatedBackward& p, const GatedWork& work, int queries) {
-    const KeyLists& lists = p.lists;
-    int b = work.item.document;
-    token = lists.offsets[b];
-    tokens = lists.offsets[b + 1] - token;
-    query_row = GatedBackward::first_row(token, b);
-    int kept = lists.kept[work.kv_head * lists.documents + b], behind = KeyLists::filled(kept);
-    sorted = kept < tokens;
-    int first = (KeyLists::filled(tokens) / kKeyTile + lists.extra - work.item.cost) * kKeyTile;
-    bool is_kept = first < behind;
-    count = min(kKeyTile, is_kept ? kept - first : tokens - kept - (first - behind));
-    if (count <= 0) return;
-    entry = work.kv_head * lists.rows + lists.first(token, b) + first;
-    row = token + (is_kept ? first : kept + first - behind);
-    int last_position = lists.position[entry + count - 1];
-    int seen = is_kept ? tokens : min(tokens, last_position + p.window);
-    begin = lists.position[entry] / queries;
-    end = (seen + queries - 1) / queries;
-    far = is_kept ? min(end, (last_position + p.window + queries - 1) / queries) : end;
-  }
 };
 
 template <int kDim>
@@ -80,9 +48,10 @@ __device__ __forceinline__ void feed(const GatedBackward& p, BackwardMemory<kDim
   const BackwardWalk& walk = memory->walk;
   uint32_t full = shared_address(&memory->keys_full);
   barrier_arrive_expect(full, 2 * Shape::kTileBytes);
-  tensor_copy(shared_address(memory->keys), walk.sorted ? &p.sorted_keys : &p.keys, walk.row, work.kv_head, full);
-  tensor_copy(shared_address(memory->values), walk.sorted ? &p.sorted_values : &p.values, walk.row, work.kv_head,
+  tensor_copy(shared_address(memory->keys), walk.sorted ? &p.sorted_keys : &p.keys, walk.row, work.kv_head,
               full);
+  tensor_copy(shared_address(memory->values), walk.sorted ? &p.sorted_values : &p.values, walk.row,
+              work.kv_head, full);
   int step = 0;
   for (int h = work.first_head; h < work.first_head + work.heads; h++) {
     int64_t row = h * p.query_rows + walk.query_row;
@@ -132,15 +101,7 @@ struct BackwardRows {
     }
   }
 
-  static __device__ __forceinline__ int row_of(int r) {
-    return threadIdx.x % kGroupThreads / 32 * 16 + threadIdx.x % 32 / 4 + 8 * r;
-  }
   static __device__ __forceinline__ bool leads() { return threadIdx.x % kGroupThreads == 0; }
-
-  __device__ __forceinline__ void release(uint64_t& barrier) {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&barrier));
-  }
 
   // What a column begins with.
   static __device__ __forceinline__ void begin_columns(float (&d)[kScores], const float* from) {
@@ -193,7 +154,9 @@ struct BackwardRows {
   }
 
   static __device__ __forceinline__ float low_half(uint32_t pair) { return __uint_as_float(pair << 16); }
-  static __device__ __forceinline__ float high_half(uint32_t pair) { return __uint_as_float(pair & 0xffff0000); }
+  static __device__ __forceinline__ float high_half(uint32_t pair) {
+    return __uint_as_float(pair & 0xffff0000);
+  }
 
   static __device__ __forceinline__ void pack(const float (&from)[kScores], uint32_t (&to)[kSteps][4]) {
 #pragma unroll
@@ -205,16 +168,20 @@ struct BackwardRows {
 
   __device__ __forceinline__ void store_scores(const uint32_t (&d_score)[kSteps][4], uint8_t* to) {
     int row = group * 64 + row_of(0);
-    asm volatile("" : "+r"(row));  // eight addresses are made anew for each tile: there are no registers to keep them
+    asm volatile(
+        ""
+        : "+r"(row));  // eight addresses are made anew for each tile: there are no registers to keep them
 #pragma unroll
     for (int k = 0; k < kSteps; k++) {
 #pragma unroll
       for (int i = 0; i < 4; i++)
-        *reinterpret_cast<uint32_t*>(to + pair_offset(row + i % 2 * 8, 2 * k + i / 2, kKeyTile)) = d_score[k][i];
+        *reinterpret_cast<uint32_t*>(to + pair_offset(row + i % 2 * 8, 2 * k + i / 2, kKeyTile)) =
+            d_score[k][i];
     }
   }
 
-  __device__ __forceinline__ void begin_d_weights(float (&d_weight)[kScores], uint32_t values, uint32_t d_out) {
+  __device__ __forceinline__ void begin_d_weights(float (&d_weight)[kScores], uint32_t values,
+                                                  uint32_t d_out) {
     group_begin();
     multiply_rows<kDim, true>(d_weight, values + group * 64 * kRowBytes, kKeyTile, d_out, Shape::kQueries);
     group_end();

@@ -1,5 +1,5 @@
-// The backward of gated attention on Hopper's matrix instructions. The gradients of keys, values and gates are
-// summed in one order each; that of the queries is added up in f32 as blocks come along.
+// The backward of gated attention on Hopper's matrix instructions. The gradients of keys, values and gates
+// are summed in one order each; that of the queries is added up in f32 as blocks come along.
 #pragma once
 
 #include "cuda/gated_tile.cuh"
@@ -16,8 +16,8 @@ struct GatedBackward {
   GatedRows dk, dv;
   float* d_gates = nullptr;  // or null
   int64_t d_gates_stride = 0;
-  // Per head and row of queries, documents beginning at multiples of 128: -log_sum_exp / scale, -dO . out, and the
-  // gradient of q before it is scaled, in the order in which threads hold it (gated_rows.h).
+  // Per head and row of queries, documents beginning at multiples of 128: -log_sum_exp / scale, -dO . out,
+  // and the gradient of q before it is scaled, in the order in which threads hold it (gated_rows.h).
   int64_t query_rows = 0;
   const float *log_sums = nullptr, *products = nullptr;
   float* dq_sums = nullptr;

@@ -1,13 +1,15 @@
-// A block takes a tile of queries of one document and walks, for one query head of the group after the other, the
-// keys that they may see:
+// A block takes a tile of queries of one document and walks, for one query head of the group after the other,
+// the keys that they may see:
 //
-//   kept keys around the diagonal and the window's edge | dropped keys of the windows | kept keys behind all windows
-//                    compared pair by pair                                            every pair, with its gate
+//   kept keys around the diagonal and the edge of the windows   compared pair by pair
+//   dropped keys of the windows                                 compared pair by pair
+//   kept keys behind all windows                                every pair, with its gate
 //
-// One warp copies tiles; each warpgroup of the others has 64 rows of queries. While the matrix unit multiplies the
-// weights of one tile with its values, a warpgroup makes the weights of the next (FlashAttention-3, arXiv
-// 2407.08608). The gates behind all windows are what the products of queries and keys are added to.
-#include "cuda/gated_forward.h"
+// One warp copies tiles; each warpgroup of the others has 64 rows of queries. While the matrix unit
+// multiplies the weights of one tile with its values, a warpgroup makes the weights of the next
+// (FlashAttention-3, arXiv 2407.08608). The gates behind all windows are what the products of queries and
+// keys are added to.
+#include "cuda/gated_walk.cuh"
 
 namespace spkv {
 namespace cuda {
@@ -21,51 +23,6 @@ struct ForwardShape {
   static constexpr int kStages = kDim == 128 ? 2 : 4;
   static constexpr int kTileBytes = kKeyTile * kDim * 2;
   static constexpr int kQueryBytes = kRows * kDim * 2;
-};
-
-// The tiles of keys of a tile of queries. Lies in shared memory, since registers are what these kernels have least of.
-struct ForwardWalk {
-  int token, tokens;  // of the document
-  int first;          // query
-  int64_t at;         // where the document's lists begin
-  int kept, behind;   // keys; where the dropped ones begin in the lists
-  int far_tiles, kept_tiles, dropped_tiles;
-  int dropped_first;
-  bool sorted;
-
-  __device__ __forceinline__ void find(const GatedForward& p, const GatedWork& work, int rows) {
-    const KeyLists& lists = p.lists;
-    int b = work.item.document;
-    token = lists.offsets[b];
-    tokens = lists.offsets[b + 1] - token;
-    first = (work.item.cost - 1) * rows;
-    at = work.kv_head * lists.rows + lists.first(token, b);
-    kept = lists.kept[work.kv_head * lists.documents + b];
-    behind = KeyLists::filled(kept);
-    sorted = kept < tokens;
-    const int32_t* rank = lists.rank + at;
-    int end = min(first + rows, tokens), window_begin = max(first - p.window + 1, 0);
-    int far = rank[window_begin], near = rank[end];
-    far_tiles = far / kKeyTile;
-    kept_tiles = (near + kKeyTile - 1) / kKeyTile - far_tiles;
-    dropped_first = (window_begin - far) / 4 * 4;  // copies begin at multiples of 16 bytes
-    int dropped_count = end - near - dropped_first;
-    dropped_tiles = end - near > window_begin - far ? (dropped_count + kKeyTile - 1) / kKeyTile : 0;
-  }
-  __device__ __forceinline__ int compared() const { return kept_tiles + dropped_tiles; }
-  __device__ __forceinline__ int tiles() const { return compared() + far_tiles; }
-  // Where tile i begins: in the lists, and among the rows of keys.
-  __device__ __forceinline__ void begin_of(int i, int64_t* entry, int* row) const {
-    if (i >= kept_tiles && i < compared()) {
-      int in_dropped = dropped_first + (i - kept_tiles) * kKeyTile;
-      *entry = at + behind + in_dropped;
-      *row = token + kept + in_dropped;
-    } else {
-      int tile = i < kept_tiles ? far_tiles + i : i - compared();
-      *entry = at + tile * kKeyTile;
-      *row = token + tile * kKeyTile;
-    }
-  }
 };
 
 template <int kDim>
@@ -137,14 +94,8 @@ struct ForwardRows {
     score_log2 = p.scale * kLog2E;
   }
 
-  static __device__ __forceinline__ int row_of(int r) { return threadIdx.x % kGroupThreads / 32 * 16 + threadIdx.x % 32 / 4 + 8 * r; }
   static __device__ __forceinline__ int stage_of(int tile) { return tile % Shape::kStages; }
   static __device__ __forceinline__ int parity_of(int tile) { return tile / Shape::kStages % 2; }
-
-  __device__ __forceinline__ void release(uint64_t& barrier) {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&barrier));
-  }
 
   // Starts score = queries * keys of the tile, plus gates where nothing is compared.
   template <bool kCompared>
@@ -160,7 +111,8 @@ struct ForwardRows {
       }
     }
     group_begin();
-    multiply_rows<kDim, !kCompared>(score, queries, Shape::kRows, shared_address(memory->keys[stage]), kKeyTile);
+    multiply_rows<kDim, !kCompared>(score, queries, Shape::kRows, shared_address(memory->keys[stage]),
+                                    kKeyTile);
     group_end();
   }
 

@@ -7,14 +7,14 @@ namespace spkv {
 namespace cuda {
 
 struct GatedForward {
-  TensorMap q, keys, values;              // tiles of gated_query_rows(D), kKeyTile and kKeyTile tokens
-  TensorMap sorted_keys, sorted_values;   // in the order of the lists, for heads that drop keys
-  KeyLists lists;                         // gates divided by the scale
+  TensorMap q, keys, values;             // tiles of gated_query_rows(D), kKeyTile and kKeyTile tokens
+  TensorMap sorted_keys, sorted_values;  // in the order of the lists, for heads that drop keys
+  KeyLists lists;                        // gates divided by the scale
   GatedGrid grid;
   GatedRows out;
-  float* log_sum_exp = nullptr;           // or null
+  float* log_sum_exp = nullptr;  // or null
   int64_t log_sum_exp_stride = 0;
-  int window = 1;                         // no longer than the longest document
+  int window = 1;  // no longer than the longest document
   float scale = 1;
 };
 

@@ -1,12 +1,12 @@
-// The backward of gated attention without matrix units. Two kernels of one form: a block has a few rows of its own
-// and goes through all others in steps of 32; a lane has one of these.
+// The backward of gated attention without matrix units. Two kernels of one form: a block has a few rows of
+// its own and goes through all others in steps of 32; a lane has one of these.
 //
 //   own rows                 others               sums
 //   queries: q, dO           keys: k, v           dq += ds * k
 //   keys: k, v               queries: q, dO       dk += ds * q, dv += p * dO, d_gates += ds
 //
-// Queries are rows (token, head of the group). Pairs of weight 0 are left out, so a pair that is removed has no part
-// in any gradient, be it NaN.
+// Queries are rows (token, head of the group). Pairs of weight 0 are left out, so a pair that is removed has
+// no part in any gradient, be it NaN.
 #include "cuda/attention_tile.cuh"
 #include "cuda/common/reduce.cuh"
 #include "cuda/gated_general.h"
@@ -17,10 +17,10 @@ namespace {
 
 struct BackwardParams {
   Rows dq, dk, dv, d_out, out, q, keys, values;
-  float* d_gates = nullptr;          // or null
-  const float* gates = nullptr;      // or null
-  const float* log_sums = nullptr;   // [T, H]
-  float* products = nullptr;         // [T, H]: dO . out
+  float* d_gates = nullptr;         // or null
+  const float* gates = nullptr;     // or null
+  const float* log_sums = nullptr;  // [T, H]
+  float* products = nullptr;        // [T, H]: dO . out
   int64_t d_gate_stride = 0, gate_stride = 0, log_sum_stride = 0;
   const int32_t* offsets = nullptr;
   int documents = 0, heads = 0, kv_heads = 0, dim = 0, window = 0;
@@ -65,7 +65,8 @@ struct BackwardDocument {
 __global__ void __launch_bounds__(kTileThreads) product_kernel(BackwardParams p, int64_t rows) {
   int64_t row = static_cast<int64_t>(blockIdx.x) * kTileWarps + threadIdx.x / 32;
   if (row >= rows) return;
-  const float *out = p.out.row(row / p.heads, row % p.heads), *d_out = p.d_out.row(row / p.heads, row % p.heads);
+  const float *out = p.out.row(row / p.heads, row % p.heads),
+              *d_out = p.d_out.row(row / p.heads, row % p.heads);
   float sum = 0;
   for (int d = threadIdx.x % 32; d < p.dim; d += 32) sum += out[d] * d_out[d];
   sum = warp_reduce(sum, Sum());
@@ -74,7 +75,8 @@ __global__ void __launch_bounds__(kTileThreads) product_kernel(BackwardParams p,
 
 // Grid: tiles of own rows as find_tile counts them, KV heads.
 template <int kDim, bool kOwnKeys>
-__global__ void __launch_bounds__(kTileThreads) backward_tile_kernel(const __grid_constant__ BackwardParams p) {
+__global__ void __launch_bounds__(kTileThreads)
+    backward_tile_kernel(const __grid_constant__ BackwardParams p) {
   using Memory = BackwardMemory<kDim>;
   constexpr int kRows = Memory::kRows, kOwn = kTileWarps * kRows, kLaneDims = kDim / 32;
   auto* memory = reinterpret_cast<Memory*>(dynamic_shared());
@@ -149,7 +151,8 @@ __global__ void __launch_bounds__(kTileThreads) backward_tile_kernel(const __gri
     if (row > last) continue;
     int64_t token = document.token + (kOwnKeys ? row : row / group);
     int head = kOwnKeys ? document.kv_head : document.kv_head * group + row % group;
-    float *to_a = (kOwnKeys ? p.dk : p.dq).row(token, head), *to_b = kOwnKeys ? p.dv.row(token, head) : nullptr;
+    float *to_a = (kOwnKeys ? p.dk : p.dq).row(token, head),
+          *to_b = kOwnKeys ? p.dv.row(token, head) : nullptr;
 #pragma unroll
     for (int n = 0; n < kLaneDims; n++) {
       int d = lane + 32 * n;

@@ -91,11 +91,13 @@ struct SortedKeys {
 };
 
 // The lists, and the keys in their order if any gate is there to drop some.
-Status prepare(const KeyLists& lists, const View& gates, float factor, const SortedKeys& rows, Context& context) {
+Status prepare(const KeyLists& lists, const View& gates, float factor, const SortedKeys& rows,
+               Context& context) {
   SPKV_RETURN_IF_ERROR(check(make_key_lists(lists, gates, factor, context.stream()), "listing keys"));
   if (!gates) return Status();
-  return check(sort_rows(lists, rows.sorted_keys, rows.sorted_values, rows.keys, rows.values, context.stream()),
-               "sorting keys");
+  return check(
+      sort_rows(lists, rows.sorted_keys, rows.sorted_values, rows.keys, rows.values, context.stream()),
+      "sorting keys");
 }
 
 }  // namespace

@@ -29,7 +29,8 @@ __device__ void sort_items(const KeyLists& lists) {
   for_items([&](int, int, int bucket) { atomicAdd(&next[bucket], 1); });
   __syncthreads();
   int mine[kMostCost / kThreads], sum = 0;
-  for (int i = 0; i < kMostCost / kThreads; i++) sum += mine[i] = next[threadIdx.x * (kMostCost / kThreads) + i];
+  for (int i = 0; i < kMostCost / kThreads; i++)
+    sum += mine[i] = next[threadIdx.x * (kMostCost / kThreads) + i];
   int before = block_sum_before(sum);
   for (int i = 0; i < kMostCost / kThreads; i++) {
     next[threadIdx.x * (kMostCost / kThreads) + i] = before;
@@ -168,14 +169,14 @@ cudaError_t make_key_lists(const KeyLists& lists, const View& gates, float facto
   LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(lists.documents * lists.kv_heads + 1));
   shape.block = dim3(kThreads);
-  return launch(stream, shape, list_kernel, lists, static_cast<const float*>(gates.as<float>()), gates.stride[0],
-                factor);
+  return launch(stream, shape, list_kernel, lists, static_cast<const float*>(gates.as<float>()),
+                gates.stride[0], factor);
 }
 
 cudaError_t sort_rows(const KeyLists& lists, const View& sorted_keys, const View& sorted_values,
                       const View& keys, const View& values, cudaStream_t stream) {
-  SortParams p = {lists,           Bf16Rows(sorted_keys), Bf16Rows(sorted_values), Bf16Rows(keys),
-                  Bf16Rows(values), static_cast<int>(keys.shape[2] / 8)};
+  SortParams p = {lists,          Bf16Rows(sorted_keys), Bf16Rows(sorted_values),
+                  Bf16Rows(keys), Bf16Rows(values),      static_cast<int>(keys.shape[2] / 8)};
   LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(lists.item_count), static_cast<unsigned>(lists.kv_heads));
   shape.block = dim3(kSortThreads);

@@ -1,16 +1,17 @@
-// The keys of a (document, KV head) in the order in which the tiles of gated attention walk them. A key whose gate
-// is -infinity is seen by its window only, so the keys are split in two, each part in order of position:
+// The keys of a (document, KV head) in the order in which the tiles of gated attention walk them. A key whose
+// gate is -infinity is seen by its window only, so the keys are split in two, each part in order of position:
 //
 //   kept      gate above -infinity     every later query sees them
 //   dropped   gate -infinity           the queries up to position + window - 1 see them
 //
-// Whole tiles of dropped keys are never touched by far queries: work follows the pairs that are there. In each
-// array the dropped part begins at a multiple of kKeyTile, and what fills a tile up has position kNowhere:
+// Whole tiles of dropped keys are never touched by far queries: work follows the pairs that are there. In
+// each array the dropped part begins at a multiple of kKeyTile, and what fills a tile up has position
+// kNowhere:
 //
 //   first(b)      kept ...  | filling |  dropped ...  | filling
 //
-// Where nothing is dropped, the keys are in their own order, and tiles read the tensors themselves. Otherwise the
-// rows are brought into the order first, without filling: kept ones, then dropped ones.
+// Where nothing is dropped, the keys are in their own order, and tiles read the tensors themselves. Otherwise
+// the rows are brought into the order first, without filling: kept ones, then dropped ones.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -59,8 +60,8 @@ struct KeyLists {
 // `gates` [T, G] may be absent. They are multiplied by `factor`.
 cudaError_t make_key_lists(const KeyLists& lists, const View& gates, float factor, cudaStream_t stream);
 
-// Keys and values [T, G, D] in bf16, rows at multiples of 16 bytes, into the order of the lists. Of lists that drop
-// nothing only the first kKeyTile rows are written.
+// Keys and values [T, G, D] in bf16, rows at multiples of 16 bytes, into the order of the lists. Of lists
+// that drop nothing only the first kKeyTile rows are written.
 cudaError_t sort_rows(const KeyLists& lists, const View& sorted_keys, const View& sorted_values,
                       const View& keys, const View& values, cudaStream_t stream);
 

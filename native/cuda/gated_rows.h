@@ -6,8 +6,8 @@
 namespace spkv {
 namespace cuda {
 
-// The log_sums and products of a backward, from out, its gradient d_out and log_sum_exp; neutral in rows that fill
-// a document's last tile up: they weigh nothing.
+// The log_sums and products of a backward, from out, its gradient d_out and log_sum_exp; neutral in rows that
+// fill a document's last tile up: they weigh nothing.
 struct GatedProducts {
   KeyLists lists;
   GatedRows out, d_out;
@@ -20,9 +20,10 @@ struct GatedProducts {
 };
 cudaError_t make_products(const GatedProducts& params, int64_t dim, cudaStream_t stream);
 
-// dq = scale * dq_sums. A tile of gated_step_queries(D) queries has two parts of 64 x 64, the halves of its columns
-// where D is 128, else of its queries. A part has eight columns after the other, of these four numbers a thread:
-// rows 16 * (thread / 32) + thread % 32 / 4 and 8 below it, columns 2 * (thread % 4) and the next.
+// dq = scale * dq_sums. A tile of gated_step_queries(D) queries has two parts of 64 x 64, the halves of its
+// columns where D is 128, else of its queries. A part has eight columns after the other, of these four
+// numbers a thread: rows 16 * (thread / 32) + thread % 32 / 4 and 8 below it, columns 2 * (thread % 4) and
+// the next.
 struct GatedQueryGradients {
   KeyLists lists;
   GatedRows dq;

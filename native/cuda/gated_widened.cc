@@ -47,8 +47,9 @@ Status Widened::convert(const View& to, const View& from) {
     return Rows{data, view.dtype, view.stride[0]};
   };
   for (int64_t h = 0; h < from.shape[1]; h++)
-    SPKV_RETURN_IF_ERROR(check(
-        convert_rows(head(to, h), head(from, h), from.shape[0], from.shape[2], context_.stream()), "converting"));
+    SPKV_RETURN_IF_ERROR(
+        check(convert_rows(head(to, h), head(from, h), from.shape[0], from.shape[2], context_.stream()),
+              "converting"));
   return Status();
 }
 

@@ -18,7 +18,12 @@ bool has_tensor_map(const View& tensor) {
 #if defined(SPKV_EMULATED_CUDA)
 
 Status make_tensor_map(TensorMap* map, const View& tensor, int rows) {
-  *map = {tensor.data, tensor.shape[0], tensor.stride[0], tensor.stride[1], rows, static_cast<int>(tensor.shape[2] / 64)};
+  *map = {tensor.data,
+          tensor.shape[0],
+          tensor.stride[0],
+          tensor.stride[1],
+          rows,
+          static_cast<int>(tensor.shape[2] / 64)};
   return Status();
 }
 

@@ -36,7 +36,8 @@ struct Rows {
     view.shape[2] = dim ? dim : 1;
     view.stride[1] = dim ? dim : 1;
     view.stride[0] = row_stride ? row_stride : heads * view.stride[1];
-    memory = DeviceArray<uint8_t>(static_cast<size_t>(tokens) * view.stride[0] * spkv::dtype_bytes(view.dtype));
+    memory =
+        DeviceArray<uint8_t>(static_cast<size_t>(tokens) * view.stride[0] * spkv::dtype_bytes(view.dtype));
     view.data = memory.get();
     values.resize(static_cast<size_t>(tokens) * heads * view.shape[2]);
   }
@@ -95,7 +96,8 @@ struct Expected {
 Expected reference(const Work& w, const std::vector<float>& q, const std::vector<float>& keys,
                    const std::vector<float>& values, const std::vector<float>& gates,
                    const std::vector<float>& d_out) {
-  size_t G = static_cast<size_t>(w.kv_heads), H = G * static_cast<size_t>(w.group), D = static_cast<size_t>(w.dim);
+  size_t G = static_cast<size_t>(w.kv_heads), H = G * static_cast<size_t>(w.group),
+         D = static_cast<size_t>(w.dim);
   size_t T = keys.size() / G / D;
   Expected e = {Sums(T * H * D), Sums(T * H), Sums(T * H * D), Sums(T * G * D), Sums(T * G * D), Sums(T * G)};
   double scale = 1 / std::sqrt(static_cast<double>(D));
@@ -200,9 +202,11 @@ void run_case(const Work& w) {
   // As views of rows that hold more, like the parts of one tensor of queries, keys and values.
   auto make = [&](int n, int dim) { return Rows(tokens, n, dim, true, n * dim + (w.apart ? 3 * dim : 0)); };
   Rows q = make(heads, w.dim), keys = make(w.kv_heads, w.dim), values = make(w.kv_heads, w.dim);
-  Rows out = make(heads, w.dim), dq = make(heads, w.dim), dk = make(w.kv_heads, w.dim), dv = make(w.kv_heads, w.dim);
+  Rows out = make(heads, w.dim), dq = make(heads, w.dim), dk = make(w.kv_heads, w.dim),
+       dv = make(w.kv_heads, w.dim);
   Rows d_out = make(heads, w.dim);
-  Rows gates(tokens, w.kv_heads, 0, false), d_gates(tokens, w.kv_heads, 0, false), sums(tokens, heads, 0, false);
+  Rows gates(tokens, w.kv_heads, 0, false), d_gates(tokens, w.kv_heads, 0, false),
+      sums(tokens, heads, 0, false);
   auto count = [&](int n) { return static_cast<size_t>(tokens) * n * w.dim; };
   q.write(numbers(count(heads), w.size, &random));
   keys.write(numbers(count(w.kv_heads), 1, &random));
@@ -252,7 +256,8 @@ void run_case(const Work& w) {
     if (!gated_general(forward, context).ok()) wrong += " forward fails";
     if (!gated_general(backward, context).ok()) wrong += " backward fails";
   } else {
-    if (!gated_hopper_takes(forward, context) || !gated_hopper_takes(backward, context)) wrong += " not taken";
+    if (!gated_hopper_takes(forward, context) || !gated_hopper_takes(backward, context))
+      wrong += " not taken";
     if (!gated_hopper(forward, offsets.data(), context).ok()) wrong += " forward fails";
     if (!gated_hopper(backward, offsets.data(), context).ok()) wrong += " backward fails";
   }
@@ -292,11 +297,23 @@ void gated_test(bool quick) {
     run_case({"mixed gates", {130, 513}, dim, 3, 1, 37, Gates::kMixed});
     run_case({"tiny gates", {400}, dim, 1, 1, 50, Gates::kTiny});
     run_case({"half of the keys kept", {640}, dim, 1, 1, 64, Gates::kFirstHalf});
-    run_case({"documents that drop keys among others", {300, 20, 150, 210, 1, 199}, dim, 1, 2, 16, Gates::kShortOpen});
+    run_case({"documents that drop keys among others",
+              {300, 20, 150, 210, 1, 199},
+              dim,
+              1,
+              2,
+              16,
+              Gates::kShortOpen});
     run_case({"window 1", {260}, dim, 2, 1, 1, Gates::kHard});
     run_case({"window 200", {450}, dim, 1, 1, 200, Gates::kSoft});
     run_case({"window beyond the text", {150}, dim, 1, 1, 1 << 30, Gates::kClosed});
-    run_case({"lengths around tiles", {1, 0, 63, 64, 65, 127, 128, 129, 0, 191, 192, 193, 2}, dim, 1, 1, 32, Gates::kMixed});
+    run_case({"lengths around tiles",
+              {1, 0, 63, 64, 65, 127, 128, 129, 0, 191, 192, 193, 2},
+              dim,
+              1,
+              1,
+              32,
+              Gates::kMixed});
     run_case({"groups of 8", {200}, dim, 8, 1, 64, Gates::kSoft});
     run_case({"large scores", {300}, dim, 1, 1, 64, Gates::kSoft, 20});
     run_case({"rows apart", {333}, dim, 2, 2, 64, Gates::kMixed, 1, true});

@@ -1,5 +1,6 @@
-// What the copy engine of compute capability 9.0 knows of a tensor [T][heads][D] in bf16: it then copies whole
-// tiles of one head to shared memory, in panels of 64 components as in page.cuh. Tokens behind the last are 0.
+// What the copy engine of compute capability 9.0 knows of a tensor [T][heads][D] in bf16: it then copies
+// whole tiles of one head to shared memory, in panels of 64 components as in page.cuh. Tokens behind the last
+// are 0.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ struct TensorMap {
 using TensorMap = CUtensorMap;
 #endif
 
-// Whether the copy engine takes the tensor as it is: bf16, D a multiple of 64, everything at multiples of 16 bytes.
+// Whether the copy engine takes the tensor as it is: bf16, D a multiple of 64, everything at multiples of 16
+// bytes.
 bool has_tensor_map(const View& tensor);
 
 // For tiles of `rows` tokens, at most 256.

@@ -90,8 +90,8 @@ __device__ __forceinline__ void leave_registers() {
   SPKV_HOPPER_ONLY(asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count)));
 }
 
-// d = a * b if not `add`. With kTransposedB, b is rows_across_sum; with kTransposedA, a is. N is twice the length of
-// d.
+// d = a * b if not `add`. With kTransposedB, b is rows_across_sum; with kTransposedA, a is. N is twice the
+// length of d.
 
 template <bool kTransposedB, bool kTransposedA = false>
 __device__ __forceinline__ void group_multiply_add(float (&d)[32], SharedMatrix a, SharedMatrix b, bool add) {
