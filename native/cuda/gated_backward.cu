@@ -53,9 +53,11 @@ __device__ __forceinline__ void feed(const GatedBackward& p, BackwardMemory<kDim
   tensor_copy(shared_address(memory->values), walk.sorted ? &p.sorted_values : &p.values, walk.row,
               work.kv_head, full);
   int step = 0;
+  // Backwards: blocks with other keys of the document begin with the same queries, which are in the cache
+  // then.
   for (int h = work.first_head; h < work.first_head + work.heads; h++) {
     int64_t row = h * p.query_rows + walk.query_row;
-    for (int i = walk.begin; i < walk.end; i++, step++) {
+    for (int i = walk.end - 1; i >= walk.begin; i--, step++) {
       int stage = step % Shape::kStages, parity = step / Shape::kStages % 2 ^ 1, query = i * Shape::kQueries;
       full = shared_address(&memory->queries_full[stage]);
       barrier_wait(shared_address(&memory->queries_empty[stage]), parity);
@@ -332,9 +334,9 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads, 1)
     const BackwardWalk& walk = memory->walk;
     for (int h = work.first_head; h < work.first_head + work.heads; h++) {
       float* dq = p.dq_sums + (h * p.query_rows + walk.query_row) * kDim;
-      int i = walk.begin;
-      for (; i < walk.far; i++) rows.template take<true>(i * Shape::kQueries, dq + i * 2 * Shape::kSums);
-      for (; i < walk.end; i++) rows.template take<false>(i * Shape::kQueries, dq + i * 2 * Shape::kSums);
+      int i = walk.end - 1;
+      for (; i >= walk.far; i--) rows.template take<false>(i * Shape::kQueries, dq + i * 2 * Shape::kSums);
+      for (; i >= walk.begin; i--) rows.template take<true>(i * Shape::kQueries, dq + i * 2 * Shape::kSums);
     }
     rows.store();
   }
