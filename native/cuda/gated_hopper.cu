@@ -17,7 +17,7 @@ constexpr int kBlocksPerMultiprocessor = 6;
 
 bool fits(const Context& context, const View& q, const View& keys, float scale) {
   int64_t dim = q.shape[2];
-  return context.compute_capability() == 90 && (dim == 64 || dim == 128) && scale > 0 &&
+  return context.compute_capability() == 90 && !context.exact() && (dim == 64 || dim == 128) && scale > 0 &&
          q.shape[0] * q.shape[1] * dim < INT_MAX && keys.shape[1] > 0;
 }
 

@@ -7,7 +7,8 @@
 namespace spkv {
 namespace cuda {
 
-// Whether they are for gated_hopper: bf16, D 64 or 128, and rows that the copy engine takes.
+// Whether they are for gated_hopper: bf16, D 64 or 128, rows that the copy engine takes, and the device is
+// not exact.
 bool gated_hopper_takes(const GatedAttentionParams& params, const Context& context);
 bool gated_hopper_takes(const GatedAttentionBackwardParams& params, const Context& context);
 
