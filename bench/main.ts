@@ -1,26 +1,31 @@
 /**
  * Benchmarks of spkv, and of its peers beside it with --peer. Prints tables; writes bench/results/<suite>.json.
  *   npm run bench                              operations and the bundled model
+ *   npm run bench -- --suite engine --peer     many requests at once, against llama.cpp's batches
  *   npm run bench -- --suite large --peer      a random Llama of 100 M parameters against llama.cpp
  *   npm run bench -- --device cuda             whole steps of networks of real sizes, on a GPU
  */
 import { parseArgs } from 'node:util';
-import { openDevice } from '../lib/ops.js';
+import { type Device, openDevice } from '../lib/ops.js';
 import { writeResults } from './harness.js';
 import { commit, machine } from './machine.js';
+import { engineSuite } from './suites/engine.js';
 import { largeSuite } from './suites/large.js';
 import { modelSuite } from './suites/model.js';
 import { operationsSuite } from './suites/operations.js';
 import { stepsSuite } from './suites/steps.js';
 import type { Settings, Suite } from './suites/suite.js';
+import { trainingSuite } from './suites/training.js';
 
-const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, steps: stepsSuite };
+const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, engine: engineSuite, steps: stepsSuite, training: trainingSuite };
 /** What runs where no suite is named. */
 const DEFAULT = { cpu: 'ops,model', gpu: 'steps' };
-const HELP = `Usage: npm run bench -- [--suite ops|model|large|steps|all] [--peer] [--device cpu|cuda|cuda:N] [--threads N] [--repeats N]
+const HELP = `Usage: npm run bench -- [--suite ops|model|engine|large|steps|training|all] [--peer] [--device cpu|cuda|cuda:N] [--threads N] [--repeats N]
 
-  --suite    ops: single operations; model: the bundled code-6m; large: a random Llama of 100 M parameters
-             steps: decode steps and prompts of networks of real sizes, for GPUs
+  --suite    ops: single operations; model: the bundled code-6m; engine: the same with many requests
+             at once; large: a random Llama of 100 M parameters;
+             steps: decode steps and prompts of networks of real sizes, for GPUs;
+             training: whole training steps with random weights
              (a comma between several; default ops,model, on a GPU steps)
   --peer     run onnxruntime-node and node-llama-cpp beside, see bench/peers/README.md
   --device   where spkv computes (default cpu); the peers compute on the CPU
@@ -51,6 +56,12 @@ function settings(): { names: string[]; settings: Settings } {
   return { names, settings: { device, repeats, peer: values.peer } };
 }
 
+/** 'cpu', or the name of the GPU: 'h100-80gb-hbm3'. */
+function label({ name, description }: Device): string {
+  if (name === 'cpu') return name;
+  return description.split(',')[0]!.toLowerCase().replace(/^nvidia /, '').replaceAll(/\W+/g, '-');
+}
+
 try {
   const { names, settings: given } = settings();
   const { cpu, cores } = machine();
@@ -59,7 +70,7 @@ try {
     const results = await SUITES[name]!(given);
     const where = given.device.name === 'cpu' ? '' : ` --device ${given.device.name}`;
     const command = `npm run bench -- --suite ${name}${where}${given.peer ? ' --peer' : ''} --repeats ${given.repeats}`;
-    const path = writeResults(`${given.device.name.replace(/\W/g, '-')}-${name}`, { command, device: given.device.description }, results);
+    const path = writeResults(`${label(given.device)}-${name}`, { command, device: given.device.description }, results);
     console.log(`written: ${path.slice(path.indexOf('bench/results'))}`);
   }
 } catch (error) {

@@ -152,6 +152,15 @@ export class Sequence implements AsyncDisposable {
     return settle(native().sequenceStats(this.cache.handle, this.slot));
   }
 
+  /**
+   * The pages that the sequence will take from the pool as if it were alone: element i is for its next i + 1 tokens,
+   * copies of shared pages included. What leaves the window has been judged when it came in, so this is exact for as
+   * many tokens as the window has; further on it is what will do if everything is kept.
+   */
+  forecast(tokens: number): Promise<Int32Array> {
+    return settle(native().forecastSequence(this.cache.handle, this.slot, integer(tokens, 'tokens', 0, 1 << 20)));
+  }
+
   /** A second sequence with the same content. Pages are shared until one of the two writes to them. */
   async fork(): Promise<Sequence> {
     const slot = await settle(native().forkSequence(this.cache.handle, this.slot));

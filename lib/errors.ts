@@ -10,6 +10,8 @@ export type ErrorCode =
   | 'NON_FINITE' // NaN or infinity where a number is needed
   | 'OUT_OF_RANGE' // a token id, position or count outside its range
   | 'ABORTED' // cancelled while enqueued work was still running
+  | 'OVERLOADED' // too many requests wait already; come again later
+  | 'DEADLINE' // a request has not ended in the time that it had
   | 'FILE' // a missing, malformed, truncated or mismatched file
   | 'UNSUPPORTED' // valid, but not something that spkv honours
   | 'NATIVE' // the native library is missing or could not be loaded

@@ -1,21 +1,12 @@
-import { abortSignal, boolean, callback, integer, invalid, number, options } from './check.js';
+import { ANSWER_OPTION_NAMES, type AnswerOptions, type ResolvedAnswer, resolveAnswer } from './answer-options.js';
+import { abortSignal, callback, options } from './check.js';
 import { SpkvError } from './errors.js';
 import { type CacheReport, reportCache } from './report.js';
-import { resolveSampling, type SamplingOptions } from './sampling-options.js';
 import { Session } from './session.js';
-import { StopStrings } from './text/stop-strings.js';
-import { StreamDecoder } from './text/stream-decoder.js';
+import { Answer } from './text/answer.js';
 import type { TextModel } from './text-model.js';
 
-export interface GenerateOptions extends SamplingOptions {
-  /** Most tokens to generate. Defaults to 256. */
-  maxTokens?: number;
-  /** τ: pairs with a predicted utility below it are dropped when they leave the window. Defaults to the model's own. */
-  threshold?: number;
-  /** Text that ends the generation; it is not part of the output. */
-  stop?: string | readonly string[];
-  /** Go on after an end-of-text token. Defaults to false. */
-  ignoreEos?: boolean;
+export interface GenerateOptions extends AnswerOptions {
   /** A session to continue; without one the sequence is freed at the end. */
   session?: Session;
   /** Told the tokens read and to be read while the prompt is prefilled. */
@@ -24,10 +15,7 @@ export interface GenerateOptions extends SamplingOptions {
   signal?: AbortSignal;
 }
 
-const OPTION_NAMES = [
-  'maxTokens', 'threshold', 'stop', 'ignoreEos', 'session', 'onPrefill', 'signal', 'temperature', 'topK', 'topP', 'minP',
-  'repetitionPenalty', 'frequencyPenalty', 'presencePenalty', 'seed',
-] as const;
+const OPTION_NAMES = [...ANSWER_OPTION_NAMES, 'session', 'onPrefill', 'signal'] as const;
 
 export interface GenerationResult {
   text: string;
@@ -75,49 +63,20 @@ export function generate(model: TextModel, prompt: string | readonly number[], o
   };
 }
 
-interface Request {
-  ids: readonly number[];
-  maxTokens: number;
-  threshold: number;
-  stop: readonly string[];
-  eosTokenIds: ReadonlySet<number>;
-  sampling: SamplingOptions;
+interface Request extends ResolvedAnswer {
   session: Session | undefined;
   onPrefill: ((done: number, total: number) => void) | undefined;
   signal: AbortSignal | undefined;
 }
 
 function resolve(model: TextModel, prompt: string | readonly number[], opts?: GenerateOptions): Request {
-  const given = options(opts, 'generate options', OPTION_NAMES);
-  const { maxTokens, threshold, stop, ignoreEos, session, onPrefill, signal, ...sampling } = given;
-  resolveSampling(sampling);
-  const stops = typeof stop === 'string' ? [stop] : (stop ?? []);
-  if (!Array.isArray(stops) || stops.some((text) => typeof text !== 'string' || text === '')) {
-    throw invalid('a non-empty string or an array of them', 'stop', stop);
-  }
+  const { session, onPrefill, signal, ...answer } = options(opts, 'generate options', OPTION_NAMES);
   if (session !== undefined && session.model !== model) throw new SpkvError('INVALID_ARGUMENT', 'The session belongs to another model');
-  if (session !== undefined && threshold !== undefined && threshold !== session.threshold) {
+  if (session !== undefined && answer.threshold !== undefined && answer.threshold !== session.threshold) {
     throw new SpkvError('INVALID_ARGUMENT', `The session keeps its threshold of ${session.threshold}`);
   }
-  const ids = typeof prompt === 'string' ? model.encode(prompt) : prompt;
-  if (!Array.isArray(ids)) throw invalid('a string or an array of token ids', 'prompt', prompt);
-  if (ids.length === 0) throw invalid('a prompt of at least one token', 'prompt', prompt);
-  const { maxPositions, eosTokenIds } = model.config;
-  if (ids.length > maxPositions) {
-    throw new SpkvError('OUT_OF_RANGE', `The prompt has ${ids.length} tokens; the model was made for at most ${maxPositions}`);
-  }
-  const ignore = ignoreEos !== undefined && boolean(ignoreEos, 'ignoreEos');
-  return {
-    ids,
-    maxTokens: Math.min(integer(maxTokens ?? 256, 'maxTokens', 1), maxPositions - ids.length + 1),
-    threshold: threshold === undefined ? (session?.threshold ?? model.threshold) : number(threshold, 'threshold', 0, 2),
-    stop: stops,
-    eosTokenIds: new Set(ignore ? [] : eosTokenIds),
-    sampling,
-    session,
-    onPrefill: callback(onPrefill, 'onPrefill'),
-    signal: abortSignal(signal, 'signal'),
-  };
+  const resolved = resolveAnswer(model, prompt, session ? { ...answer, threshold: session.threshold } : answer);
+  return { ...resolved, session, onPrefill: callback(onPrefill, 'onPrefill'), signal: abortSignal(signal, 'signal') };
 }
 
 async function* run(
@@ -145,36 +104,21 @@ async function* run(
     using decoder = model.createDecoder([
       { sequence: prepared.sequence, next: prompt.at(-1)!, sampling: request.sampling, prompt },
     ]);
-    const stream = model.tokenizer ? new StreamDecoder(model.tokenizer) : undefined;
-    const stops = new StopStrings(request.stop);
+    const answer = new Answer(model.tokenizer, request);
     let next = prompt.at(-1)!;
-    while (ids.length < request.maxTokens) {
+    while (answer.finishReason === undefined) {
       signal?.throwIfAborted();
       const [id] = await decoder.step();
       session.note(next);
       next = id!;
       ids.push(id!);
-      if (request.eosTokenIds.has(id!)) {
-        finishReason = 'stop';
-        break;
-      }
-      const piece = stops.push(stream ? stream.push(id!) : `${id} `);
+      const piece = answer.push(id!);
       if (piece) {
         text.push(piece);
         yield piece;
       }
-      if (stops.stopped) {
-        finishReason = 'stop';
-        break;
-      }
-      if (ids.length === request.maxTokens) finishReason = 'length';
     }
-    const rest = stops.stopped ? '' : stops.push(stream?.flush() ?? '') + stops.flush();
-    if (stops.stopped) finishReason = 'stop'; // the last characters may be what decides it
-    if (rest) {
-      text.push(rest);
-      yield rest;
-    }
+    finishReason = answer.finishReason;
   } catch (error) {
     failed = true;
     fail(error);

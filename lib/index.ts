@@ -4,6 +4,12 @@ export { KvCache, PAGE_TOKENS, type PoolStats, Sequence, type SequenceStats } fr
 export { type Checkpoint, openCheckpoint } from './checkpoint/checkpoint.js';
 export type { ModelConfig, SpkvConfig } from './checkpoint/config.js';
 export { Device, type DeviceOptions, openDevice } from './device.js';
+export { Engine } from './engine/engine.js';
+export type { TextEvent, TextToken } from './engine/events.js';
+export type { TokenLogprobs } from './engine/logprobs.js';
+export type { EngineOptions, RequestOptions } from './engine/options.js';
+export type { Request, RequestResult, RequestTiming } from './engine/request.js';
+export type { EngineStats, RequestRecord, StepRecord } from './engine/stats.js';
 export { type ErrorCode, SpkvError } from './errors.js';
 export { evaluate, type EvaluateOptions, type Evaluation, WINDOW_ONLY } from './evaluate.js';
 export type { GenerateOptions, Generation, GenerationResult } from './generate.js';

@@ -1,8 +1,8 @@
 // The kernel level of spkv: operations on tensors that you hold. Every call checks its arguments, enqueues and
 // returns at once; nothing waits until a tensor is read. Outputs come first. Contracts (equations, shapes,
 // numerics) stand in native/ops; dimension letters: T tokens, C or K columns, H query heads, G KV heads, D head
-// size, V vocabulary, B sequences, L layers. On a GPU, what is made to be multiplied with weights may be bf16: the
-// outputs of embedding, rmsNorm, siluMul and attention, and the input of matmul.
+// size, V vocabulary, B sequences, L layers. On a GPU, activations
+// and their gradients may be bf16: what is made of weights, to be multiplied with weights, and queries, keys and values.
 /// <reference lib="esnext.disposable" preserve="true" />
 import type { KvCache } from './cache.js';
 import { invalid, oneOf, options } from './check.js';

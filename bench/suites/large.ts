@@ -4,7 +4,7 @@ import { ggufOf, randomLlama } from '../peers/random-llama.js';
 import { randomTokens } from '../peers/random.js';
 import { quiet } from '../quiet.js';
 import { readLimit } from '../read-limit.js';
-import { decodeRate, prefillRate } from './engine.js';
+import { decodeRate, prefillRate } from './rates.js';
 import type { Result, Settings } from './suite.js';
 
 const DENSITY = 0.25;

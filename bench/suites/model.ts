@@ -1,32 +1,17 @@
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { loadModel } from '../../lib/index.js';
-import { bestLlamaCpp, printTable, range } from '../harness.js';
-import { readCheckpoint } from '../peers/checkpoint.js';
-import { writeGguf } from '../peers/gguf.js';
-import { CACHE } from '../peers/random-llama.js';
+import { printTable, range } from '../harness.js';
 import { quiet } from '../quiet.js';
-import { decodeRate, prefillRate } from './engine.js';
+import { llamaOnBundled, MODEL, sampleText } from './bundled.js';
+import { decodeRate, prefillRate } from './rates.js';
 import type { Result, Settings } from './suite.js';
 
-const ROOT = fileURLToPath(new URL('../..', import.meta.url));
-const MODEL = join(ROOT, 'models/code-6m-spkv');
-const TEXT = join(ROOT, 'models/sample.py');
 const PREFILL = 3500;
 
 /** The bundled model at τ 0.5, beside llama.cpp on the same weights. */
 export async function modelSuite({ device, repeats, peer }: Settings): Promise<Result[]> {
   const model = await loadModel(MODEL, { device });
-  const bytes = [...readFileSync(TEXT)];
+  const bytes = sampleText(PREFILL);
   const prompt = (count: number) => bytes.slice(0, count);
-  if (bytes.length < PREFILL) throw new Error(`Expected at least ${PREFILL} bytes in ${TEXT}`);
-  const models = peer ? ggufFiles() : [];
-  const llama = async (mode: 'prefill' | 'decode' | 'decode-batch', promptTokens: number, contextSize: number) => {
-    const options = { model: models[0]!, mode, promptTokens, contextSize, promptFile: TEXT, repeats: 3 } as const;
-    const [best] = await bestLlamaCpp(options, { models, processes: 2 });
-    return { name: `llama.cpp ${best.model}, threads ${best.threads}`, value: best.tokensPerSecond };
-  };
   const results: Result[] = [];
   const add = async (result: Result, run: () => Promise<NonNullable<Result['peer']>>) => {
     if (peer) {
@@ -38,18 +23,18 @@ export async function modelSuite({ device, repeats, peer }: Settings): Promise<R
 
   await quiet();
   const prefill = await prefillRate(model, prompt(PREFILL), 0.5, repeats);
-  await add({ work: `prefill of ${PREFILL}`, unit: 'tokens/s', spkv: prefill, target: 2 }, () => llama('prefill', PREFILL, 4096));
+  await add({ work: `prefill of ${PREFILL}`, unit: 'tokens/s', spkv: prefill, target: 2 }, () => llamaOnBundled('prefill', PREFILL, 4096));
   const contexts = [[128, 2], [1024, 2.5], [PREFILL, 4]] as const;
   for (const [context, target] of contexts) {
     await quiet();
     const { tokensPerSecond, ...notes } = await decodeRate(model, prompt(context), 0.5, { repeats });
-    await add({ work: `decode at ${context}`, unit: 'tokens/s', spkv: tokensPerSecond, target, notes }, () => llama('decode', context, 4096));
+    await add({ work: `decode at ${context}`, unit: 'tokens/s', spkv: tokensPerSecond, target, notes }, () => llamaOnBundled('decode', context, 4096));
   }
   await quiet();
   const batch = await decodeRate(model, prompt(1000), 0.5, { sequences: 8, repeats });
   await add(
     { work: 'decode, 8 sequences of 1000', unit: 'tokens/s', spkv: batch.tokensPerSecond, target: 3, notes: { outsideShare: batch.outsideShare, cacheBytes: batch.cacheBytes } },
-    () => llama('decode-batch', 1000, 1536),
+    () => llamaOnBundled('decode-batch', 1000, 1536),
   );
   for (const context of [128, PREFILL]) {
     await quiet();
@@ -65,14 +50,4 @@ export async function modelSuite({ device, repeats, peer }: Settings): Promise<R
   );
   model.dispose();
   return results;
-}
-
-/** The bundled weights for llama.cpp, in the element types that it may run fastest in. */
-function ggufFiles(): string[] {
-  mkdirSync(CACHE, { recursive: true });
-  return (['bf16', 'f16'] as const).map((type) => {
-    const path = join(CACHE, `code-6m-${type}.gguf`);
-    if (!existsSync(path)) writeGguf(path, readCheckpoint(MODEL), type);
-    return path;
-  });
 }

@@ -9,6 +9,7 @@ import { type Activations, ActivationMemory } from './activations.js';
 import { Decoder, type DecoderRow } from './decoder.js';
 import { forward, forwardGated, type Network, project } from './forward.js';
 import { inverseFrequencies } from './rope.js';
+import { checkTokenIds } from './token-ids.js';
 import { disposeWeights, loadWeights, type ModelWeights } from './weights.js';
 
 export interface ModelOptions extends DeviceOptions {
@@ -324,13 +325,7 @@ export class Model implements Disposable {
   }
 
   #checkIds(ids: ArrayLike<number>, name: string): void {
-    if (ids === null || typeof ids !== 'object' || !Number.isInteger(ids.length)) throw invalid('an array of token ids', name, ids);
-    if (ids.length === 0) throw invalid('at least one token', name, ids);
-    for (let i = 0; i < ids.length; i++) {
-      const id = ids[i]!;
-      if (Number.isInteger(id) && id >= 0 && id < this.config.vocabSize) continue;
-      throw new SpkvError('OUT_OF_RANGE', `Expected token ids from 0 to ${this.config.vocabSize - 1} but ${name}[${i}] is ${id}`);
-    }
+    checkTokenIds(ids, name, this.config.vocabSize);
   }
 
   #createCache({ cacheDtype, slack, kvMemory = defaultKvMemory(this.device) }: CheckedOptions): KvCache {

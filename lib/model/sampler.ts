@@ -9,14 +9,9 @@ export class Sampler {
   readonly #history: Tensor | null;
 
   constructor(device: Device, rows: readonly ResolvedSampling[], vocabSize: number) {
-    const settings = rows.map((row) => [
-      row.temperature, row.topK, row.topP, row.minP, row.repetitionPenalty, row.frequencyPenalty, row.presencePenalty,
-    ]);
-    this.#settings = device.from(Float32Array.from(settings.flat()), [rows.length, 7]);
-    const seeds = rows.flatMap(({ seed }) => [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0]);
-    this.#seeds = device.from(Int32Array.from(seeds), [rows.length, 2]);
-    const penalised = rows.some((row) => row.repetitionPenalty !== 1 || row.frequencyPenalty !== 0 || row.presencePenalty !== 0);
-    this.#history = penalised ? device.tensor('i32', [rows.length, vocabSize]) : null;
+    this.#settings = device.from(settingsOf(rows), [rows.length, 7]);
+    this.#seeds = device.from(seedsOf(rows), [rows.length, 2]);
+    this.#history = rows.some(penalised) ? device.tensor('i32', [rows.length, vocabSize]) : null;
   }
 
   /** Tells a row's penalties which tokens the prompt has. */
@@ -34,4 +29,22 @@ export class Sampler {
     this.#seeds.dispose();
     this.#history?.dispose();
   }
+}
+
+/** [B, 7], as `ops.sample` wants them. */
+export function settingsOf(rows: readonly ResolvedSampling[]): Float32Array {
+  const settings = rows.flatMap((row) => [
+    row.temperature, row.topK, row.topP, row.minP, row.repetitionPenalty, row.frequencyPenalty, row.presencePenalty,
+  ]);
+  return Float32Array.from(settings);
+}
+
+/** [B, 2]: low and high half. */
+export function seedsOf(rows: readonly ResolvedSampling[]): Int32Array {
+  return Int32Array.from(rows.flatMap(({ seed }) => [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0]));
+}
+
+/** Whether a row needs a history. */
+export function penalised(row: ResolvedSampling): boolean {
+  return row.repetitionPenalty !== 1 || row.frequencyPenalty !== 0 || row.presencePenalty !== 0;
 }

@@ -187,6 +187,22 @@ Napi::Value sequence_stats(const Napi::CallbackInfo& info) {
       result);
 }
 
+// forecastSequence(cache, slot, tokens) -> promise of an Int32Array of pages
+Napi::Value forecast_sequence(const Napi::CallbackInfo& info) {
+  CacheHandle& handle = cache_argument(info);
+  int32_t slot = slot_argument(info);
+  int64_t tokens = integer_argument(info, 2, "tokens", 0, 1 << 20);
+  auto pages = std::make_shared<std::vector<int32_t>>(static_cast<size_t>(tokens));
+  return Completions::request(
+      info.Env(), handle.state,
+      [pages, slot, cache = handle.cache](Execution&) { return cache->forecast(slot, pages.get()); },
+      [pages](Napi::Env env) -> Napi::Value {
+        Napi::Int32Array array = Napi::Int32Array::New(env, pages->size());
+        for (size_t i = 0; i < pages->size(); i++) array[i] = (*pages)[i];
+        return array;
+      });
+}
+
 // saveSequence(cache, slot) -> promise of a Uint8Array
 Napi::Value save_sequence(const Napi::CallbackInfo& info) {
   CacheHandle& handle = cache_argument(info);

@@ -11,8 +11,8 @@ Napi::Value silu_mul(const Napi::CallbackInfo& info) {
   Call call(info, "siluMul");
   SiluMulParams params;
   params.out = call.activation_output("out", "T F");
-  params.gate = call.tensor("gate", kF32, "T F");
-  params.up = call.tensor("up", kF32, "T F");
+  params.gate = call.activation("gate", "T F");
+  params.up = call.tensor("up", type_of(params.gate), "T F");
   call.enqueue(params, &Operations::silu_mul);
   return info.Env().Undefined();
 }

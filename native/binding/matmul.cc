@@ -10,7 +10,7 @@ namespace binding {
 Napi::Value matmul(const Napi::CallbackInfo& info) {
   Call call(info, "matmul");
   MatmulParams params;
-  params.out = call.output("out", kF32, "T N");
+  params.out = call.activation_output("out", "T N");
   params.x = call.activation("x", "T K");
   params.weight = call.tensor("weight", kF32 | kBF16, "N K", true);
   params.bias = call.optional_tensor("bias", kF32 | kBF16, "N");

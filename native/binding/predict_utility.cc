@@ -18,7 +18,7 @@ Napi::Value predict_utility(const Napi::CallbackInfo& info) {
   Call call(info, "predictUtility");
   PredictUtilityParams params;
   params.out = call.output("out", kF32, "T G");
-  params.hidden = call.tensor("hidden", kF32, "T P");
+  params.hidden = call.activation("hidden", "T P");
   params.weight = call.tensor("weight", kF32 | kBF16, "G P");
   params.bias = call.tensor("bias", kF32 | kBF16, "G");
   params.form = static_cast<UtilityForm>(call.integer("form", 0, 2));

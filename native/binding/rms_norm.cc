@@ -12,7 +12,7 @@ Napi::Value rms_norm(const Napi::CallbackInfo& info) {
   RmsNormParams params;
   bool heads = call.rank(0) == 3;
   params.out = call.activation_output("out", heads ? "T H D" : "T C");
-  params.x = call.tensor("x", kF32, heads ? "T H D" : "T C");
+  params.x = call.activation("x", heads ? "T H D" : "T C");
   params.weight = call.tensor("weight", kF32 | kBF16, heads ? "D" : "C");
   params.epsilon = static_cast<float>(call.number("epsilon"));
   call.check(params.epsilon >= 0, Code::kInvalidArgument, "Expected at least 0 for epsilon");

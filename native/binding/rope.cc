@@ -23,8 +23,8 @@ Napi::Value rotary_angles(const Napi::CallbackInfo& info) {
 Napi::Value rope(const Napi::CallbackInfo& info) {
   Call call(info, "rope");
   RopeParams params;
-  params.out = call.output("out", kF32, "T H D");
-  params.x = call.tensor("x", kF32, "T H D");
+  params.out = call.activation_output("out", "T H D");
+  params.x = call.tensor("x", type_of(params.out), "T H D");
   params.angles = call.tensor("angles", kF32, "T D");
   params.inverse = call.boolean("inverse");
   call.check(call.dimension('D') % 2 == 0, Code::kShape, "Expected an even head size");

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "core/forecast.h"
+
 namespace spkv {
 namespace cpu {
 int64_t page_bytes(const CacheGeometry& geometry) { return CpuCache::page_bytes(geometry); }
@@ -148,6 +150,20 @@ Status CpuCache::sequence_stats(int32_t slot, SequenceStats* stats) const {
     stats->kept.push_back(list.kept);
     stats->pages += static_cast<int64_t>(list.pages.size());
     for (int32_t page : list.pages) stats->shared_pages += pool_.references(page) > 1;
+  }
+  return Status();
+}
+
+Status CpuCache::forecast(int32_t slot, std::vector<int32_t>* pages) const {
+  SPKV_RETURN_IF_ERROR(check(slot));
+  const Sequence& sequence = sequences_[static_cast<size_t>(slot)];
+  int64_t slots = geometry_.ring_slots();
+  for (size_t i = 0; i < sequence.lists.size(); i++) {
+    const List& list = sequence.lists[i];
+    const uint8_t* keep = sequence.keep.data() + i * static_cast<size_t>(slots);
+    forecast_list(
+        geometry_, sequence.length, list.kept, [&](int64_t position) { return keep[position % slots] != 0; },
+        [&](int64_t page) { return pool_.references(list.pages[static_cast<size_t>(page)]) > 1; }, pages);
   }
   return Status();
 }

@@ -1,8 +1,10 @@
-// Attention over whole documents with a gate per key, on the CPU: the same tiles of queries and panels of
-// keys as in cpu/attention_chunk.cc, with every earlier key of the document.
+// Attention over whole documents with a gate per key, on the CPU: the tiles of queries and panels of keys of
+// cpu/attention_chunk.cc. Keys in the window come from panels of all keys, older ones from panels of those
+// that the gates have not removed.
 #include "ops/gated_attention.h"
 
 #include "cpu/documents.h"
+#include "cpu/kept_keys.h"
 #include "cpu/packed_keys.h"
 
 SPKV_ISA_BEGIN
@@ -11,8 +13,9 @@ namespace {
 // One (document, KV head). Keys are counted from the document's first.
 struct Document {
   int64_t token, tokens, head;
-  float* panels;  // [tokens]
-  float* gates;   // [tokens, rounded up to a page] or null
+  float* panels;       // of all keys
+  KeptKeys kept;       // without gates there are none, and the window has no end
+  float* kept_panels;  // of them
   int64_t first_pack, first_tile;
 };
 
@@ -33,55 +36,75 @@ void lay_out(const GatedAttentionParams& params, int threads, Carver* carver, Pl
     int64_t tokens = offsets[b + 1] - offsets[b];
     if (tokens == 0) continue;
     for (int64_t head = 0; head < heads; head++) {
-      Document document = {offsets[b], tokens, head, nullptr, nullptr, plan->packs, plan->tiles};
-      int64_t panels = divide_up(tokens, kPageTokens);
+      Document document = {offsets[b], tokens, head, nullptr, {}, nullptr, plan->packs, plan->tiles};
       document.panels = carver->take<float>(panel_floats(tokens, dim));
-      if (params.gates) document.gates = carver->take<float>(panels * kPageTokens);
+      if (params.gates) {
+        document.kept = KeptKeys::carve(carver, tokens);
+        document.kept_panels = carver->take<float>(panel_floats(tokens, dim));
+      }
       if (plan->documents) plan->documents[plan->count] = document;
       plan->count++;
-      plan->packs += panels;
+      plan->packs += (params.gates ? 2 : 1) * divide_up(tokens, kPageTokens);
       plan->tiles += divide_up(tokens * group, kTileQueryRows);
     }
   }
 }
 
-void pack_panel(const GatedAttentionParams& params, const Document& document, int64_t index) {
-  const View &k = params.keys, &v = params.values, &gates = params.gates;
-  int64_t dim = params.q.shape[2], begin = index * kPageTokens;
-  int64_t count = smaller(kPageTokens, document.tokens - begin), token = document.token + begin;
-  Page<float> page = panel(document.panels, index, dim);
-  if (count < kPageTokens || padded_dim(dim) != dim)
+// Panel `index` of `count` keys: those at `positions`, or without them one after another.
+void pack_panel(const GatedAttentionParams& params, const Document& document, float* panels, int64_t index,
+                int64_t count, const int32_t* positions) {
+  const View &k = params.keys, &v = params.values;
+  int64_t dim = params.q.shape[2], begin = index * kPageTokens, present = smaller(kPageTokens, count - begin);
+  if (present <= 0) return;
+  Page<float> page = panel(panels, index, dim);
+  if (present < kPageTokens || padded_dim(dim) != dim)
     memset(page.keys, 0, static_cast<size_t>(page.bytes(dim)));
-  for (int64_t i = 0; i < count; i++) {
-    page.write(i, k.as<float>() + (token + i) * k.stride[0] + document.head * k.stride[1],
-               v.as<float>() + (token + i) * v.stride[0] + document.head * v.stride[1]);
-  }
-  if (!gates) return;
-  for (int64_t i = 0; i < kPageTokens; i++) {
-    document.gates[begin + i] =
-        i < count ? gates.as<float>()[(token + i) * gates.stride[0] + document.head * gates.stride[1]] : 0.0f;
+  for (int64_t i = 0; i < present; i++) {
+    int64_t token = document.token + (positions ? positions[begin + i] : begin + i);
+    page.write(i, query_row(k, token, document.head), query_row(v, token, document.head));
   }
 }
 
-// Adds the gates of keys outside of the window and removes those after the query.
-struct GateScores {
+void pack(const GatedAttentionParams& params, const Document& document, int64_t index) {
+  int64_t panels = divide_up(document.tokens, kPageTokens);
+  if (index < panels) {
+    pack_panel(params, document, document.panels, index, document.tokens, nullptr);
+  } else {
+    pack_panel(params, document, document.kept_panels, index - panels, document.kept.count,
+               document.kept.positions);
+  }
+}
+
+// Keys of the window: those before the query, but no more than `window`.
+struct InWindow {
   static constexpr bool kChanges = true;
-  const float* gates;  // null: all 0
   TileRows rows;
-  int64_t begin, window;
+  int64_t begin;
+  int32_t window;
 
   SPKV_INLINE vf operator()(int64_t r, int64_t column, vf scores) const {
     int32_t own = static_cast<int32_t>(rows.query(r));
     vi index = iota_from(begin + column);
-    if (gates) {
-      vi near = index > splati(own - static_cast<int32_t>(smaller<int64_t>(window, INT32_MAX)));
-      scores = select(near, scores, scores + loadf(gates + begin + column));
-    }
-    return select(index <= splati(own), scores, minus_infinity());
+    return select((index <= splati(own)) & (index > splati(own - window)), scores, minus_infinity());
   }
 };
 
-// All keys are outside of all windows.
+// Kept keys, of which some may still be in the window of a query.
+struct BehindWindow {
+  static constexpr bool kChanges = true;
+  const KeptKeys& kept;
+  TileRows rows;
+  int64_t begin;
+  int32_t window;
+
+  SPKV_INLINE vf operator()(int64_t r, int64_t column, vf scores) const {
+    int32_t newest = static_cast<int32_t>(rows.query(r)) - window;
+    vi positions = load<vi>(kept.positions + begin + column);
+    return select(positions <= splati(newest), scores + loadf(kept.gates + begin + column), minus_infinity());
+  }
+};
+
+// Kept keys that are outside of all windows.
 struct AddGates {
   static constexpr bool kChanges = true;
   const float* gates;
@@ -90,19 +113,29 @@ struct AddGates {
   }
 };
 
-void add_part(const Document& document, const TileRows& rows, int64_t window, const RunningSoftmax& state) {
-  int64_t first = rows.query(0), last = rows.query(rows.rows - 1);
+void add_part(const Document& document, const TileRows& rows, int32_t window, const RunningSoftmax& state) {
+  const KeptKeys& kept = document.kept;
+  int64_t first = rows.query(0), last = rows.query(rows.rows - 1), start = 0;
+  if (document.kept_panels) {
+    int64_t behind_all = kept.before(first - window + 1);
+    auto add_kept = [&](int64_t begin, int64_t end, const float* keys, const float* values, int64_t columns) {
+      if (end <= behind_all) {
+        state.add(keys, values, columns, AddGates{kept.gates + begin});
+      } else {
+        state.add(keys, values, columns, BehindWindow{kept, rows, begin, window});
+      }
+    };
+    add_range(state, document.kept_panels, 0, kept.before(last - window + 1), add_kept);
+    start = larger<int64_t>(0, first - window + 1);
+  }
   auto add = [&](int64_t begin, int64_t end, const float* keys, const float* values, int64_t columns) {
-    bool before = end <= first + 1;
-    if (before && (!document.gates || begin > last - window)) {
+    if (end <= first + 1 && begin > last - window) {
       state.add(keys, values, columns, Visible());
-    } else if (before && end - 1 <= first - window) {
-      state.add(keys, values, columns, AddGates{document.gates + begin});
     } else {
-      state.add(keys, values, columns, GateScores{document.gates, rows, begin, window});
+      state.add(keys, values, columns, InWindow{rows, begin, window});
     }
   };
-  add_range(state, document.panels, 0, last + 1, add);
+  add_range(state, document.panels, start, last + 1, add);
 }
 
 void run_tile(const GatedAttentionParams& params, const Document& document, int64_t index, float* memory) {
@@ -114,23 +147,14 @@ void run_tile(const GatedAttentionParams& params, const Document& document, int6
     TileRows rows = tile;
     rows.first += i;
     rows.rows = smaller(kMostRows, tile.rows - i);
-    add_part(document, rows, params.window, state.part(i, rows.rows));
+    int32_t window = params.gates ? static_cast<int32_t>(params.window) : INT32_MAX;
+    add_part(document, rows, window, state.part(i, rows.rows));
   }
   end_tile(params.out, tile, state);
   const View& sums = params.log_sum_exp;
   for (int64_t r = 0; r < tile.rows && sums; r++)
     sums.as<float>()[(tile.token + tile.query(r)) * sums.stride[0] + tile.query_head(r)] =
         state.top[r] + static_cast<float>(__builtin_log(state.lane_sum(r)));
-}
-
-// The entry whose range of items, which begins at entry.*first, has the item.
-const Document& document_of(const Plan& plan, int64_t Document::*first, int64_t item) {
-  int64_t low = 0, high = plan.count;
-  while (low + 1 < high) {
-    int64_t middle = (low + high) / 2;
-    (plan.documents[middle].*first <= item ? low : high) = middle;
-  }
-  return plan.documents[low];
 }
 
 }  // namespace
@@ -144,15 +168,21 @@ Status gated_attention(const GatedAttentionParams& params, Execution& execution)
   Carver carver{static_cast<char*>(scratch(measure.used))};
   if (!carver.base) return no_scratch(measure.used);
   lay_out(params, threads, &carver, &plan);
+  if (params.gates) {
+    parallel(execution, plan.count, [&](int64_t item, int) {
+      Document& document = plan.documents[item];
+      document.kept.list(params.gates, document.token, document.tokens, document.head);
+    });
+  }
   parallel(execution, plan.packs, [&](int64_t item, int) {
-    const Document& document = document_of(plan, &Document::first_pack, item);
-    pack_panel(params, document, item - document.first_pack);
+    const Document& document = entry_of(plan.documents, plan.count, &Document::first_pack, item);
+    pack(params, document, item - document.first_pack);
   });
   int64_t memory = TileMemory::floats(params.q.shape[2]);
   // Backwards: the last tiles of a document are the longest.
   parallel(execution, plan.tiles, [&](int64_t item, int thread) {
     int64_t tile = plan.tiles - 1 - item;
-    const Document& document = document_of(plan, &Document::first_tile, tile);
+    const Document& document = entry_of(plan.documents, plan.count, &Document::first_tile, tile);
     run_tile(params, document, tile - document.first_tile, plan.thread_memory + thread * memory);
   });
   return Status();

@@ -5,7 +5,7 @@
 // and each goes through the depth in steps: a piece of a panel is copied into the second-level cache and all
 // rows of the block pass over it. Sums wait in `out` between the steps, so their order is that of one loop
 // over the depth.
-#include "cpu/microkernel.h"
+#include "cpu/microkernel_transposed.h"
 #include "cpu/rows.h"
 
 SPKV_ISA_BEGIN
@@ -27,45 +27,6 @@ struct Memory {
   alignas(64) float out[kHeight * kPanel];
 };
 thread_local Memory memory;
-
-// c[r, j] += sum_k a[k * lda + r] b[k * ldb + j], in tiles that stay in registers.
-template <int kRows, int kVectors>
-void add_tile(int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
-              bool accumulate) {
-  vf acc[kRows][kVectors];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; r++)
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; v++) acc[r][v] = accumulate ? loadf(c + r * ldc + v * kLanes) : vf{};
-#pragma GCC unroll kUnroll
-  for (int64_t k = 0; k < depth; k++) advance_tile(acc, a + k * lda, 1, b + k * ldb);
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; r++)
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; v++) store(c + r * ldc + v * kLanes, acc[r][v]);
-}
-
-template <int kRows, int kVectors>
-void add_columns(int64_t columns, int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb,
-                 float* c, int64_t ldc, bool accumulate) {
-  int64_t j = 0;
-  for (; j + kVectors * kLanes <= columns; j += kVectors * kLanes)
-    add_tile<kRows, kVectors>(depth, a, lda, b + j, ldb, c + j, ldc, accumulate);
-  if constexpr (kVectors > 1) {
-    if (j < columns)
-      add_columns<kRows, kVectors / 2>(columns - j, depth, a, lda, b + j, ldb, c + j, ldc, accumulate);
-  }
-}
-
-template <int kRows>
-void add_rows(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda, const float* b,
-              int64_t ldb, float* c, int64_t ldc, bool accumulate) {
-  for (; rows >= kRows; rows -= kRows, a += kRows, c += kRows * ldc)
-    add_columns<kRows, tile_vectors<float>(kRows)>(columns, depth, a, lda, b, ldb, c, ldc, accumulate);
-  if constexpr (kRows > 1) {
-    if (rows > 0) add_rows<kRows - 1>(rows, columns, depth, a, lda, b, ldb, c, ldc, accumulate);
-  }
-}
 
 // Columns [column, column + columns) of rows [k, k + depth) of b, the rest of the panel zero.
 template <typename T>
@@ -103,8 +64,8 @@ void multiply_step(const Product& product, int64_t row, int64_t rows, int64_t co
   };
   if (!direct && accumulate) copy(target, stride, place, out.stride[0]);
   if (product.transposed) {
-    add_rows<kTileRows<float>>(rows, columns, depth, memory.a, kHeight, memory.panel, kPanel, target, stride,
-                               accumulate);
+    multiply_transposed(rows, columns, depth, memory.a, kHeight, memory.panel, kPanel, target, stride,
+                        accumulate);
   } else {
     multiply_panel(rows, columns, depth, a.as<const float>() + row * a.stride[0] + k, a.stride[0],
                    static_cast<const float*>(memory.panel), kPanel, target, stride, accumulate);

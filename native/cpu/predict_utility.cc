@@ -23,12 +23,13 @@ inline __attribute__((always_inline)) vf log_sigmoid(vf z) {
   return minimum(z, vf{}) - log1p(exp(-magnitude));
 }
 
-// log((1 - alpha) u + alpha [u >= threshold]), in double: there are few of them, and digits are lost near u
-// = 1.
+// log((1 - alpha) u + alpha [u >= threshold]), in double: there are few of them, and all digits are kept near
+// u = 0 and near u = 1.
 inline float annealed(double z, bool kept, double alpha) {
   const double log_u = (z < 0 ? z : 0) - __builtin_log1p(__builtin_exp(z < 0 ? z : -z));
   if (!kept) return static_cast<float>(__builtin_log1p(-alpha) + log_u);
   if (alpha == 0) return static_cast<float>(log_u);
+  if (z > 0) return static_cast<float>(__builtin_log1p((alpha - 1) / (1 + __builtin_exp(z))));
   return static_cast<float>(__builtin_log(alpha + (1 - alpha) / (1 + __builtin_exp(-z))));
 }
 

@@ -20,17 +20,17 @@ struct Add {
 };
 
 // out = combine(a, b) for matrices of one shape. Block (t, i) makes tile i of row t.
-template <typename Out, typename Combine>
+template <typename Out, typename In, typename Combine>
 __global__ void __launch_bounds__(kThreads) combine_kernel(View out, View a, View b, bool aligned) {
   allow_next_launch();
   wait_for_previous_launch();
   const int64_t t = blockIdx.x, start = int64_t{blockIdx.y} * kTile, left = out.shape[1] - start;
   Out* to = out.as<Out>() + t * out.stride[0] + start;
-  const float* first = a.as<const float>() + t * a.stride[0] + start;
-  const float* second = b.as<const float>() + t * b.stride[0] + start;
+  const In* first = a.as<const In>() + t * a.stride[0] + start;
+  const In* second = b.as<const In>() + t * b.stride[0] + start;
   for_elements<kWidth>(left < kTile ? left : kTile, aligned, [&](int64_t i, auto elements) {
-    auto x = load(first + i, elements);
-    const auto y = load(second + i, elements);
+    auto x = load_floats(first + i, elements);
+    const auto y = load_floats(second + i, elements);
 #pragma unroll
     for (int j = 0; j < static_cast<int>(sizeof x.at / sizeof x.at[0]); j++)
       x.at[j] = Combine()(x.at[j], y.at[j]);
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(View out, View a, Vie
   });
 }
 
-template <typename Out, typename Combine>
+template <typename Out, typename In, typename Combine>
 Status combine(const View& out, const View& a, const View& b, Execution& execution, const char* name) {
   Context& on = context(execution);
   if (out.size() == 0) return Status();
@@ -47,7 +47,7 @@ Status combine(const View& out, const View& a, const View& b, Execution& executi
   shape.grid = dim3(static_cast<unsigned>(out.shape[0]), blocks_for(out.shape[1], kTile));
   shape.block = dim3(threads_for(blocks_for(out.shape[1], kWidth), kThreads));
   shape.early = on.launches_overlap();
-  return check(launch(on.stream(), shape, combine_kernel<Out, Combine>, out, a, b, aligned), name);
+  return check(launch(on.stream(), shape, combine_kernel<Out, In, Combine>, out, a, b, aligned), name);
 }
 
 // A thread copies N elements of a row.
@@ -79,13 +79,18 @@ Status copy_elements(View out, View x, Context& on) {
 }  // namespace
 
 Status silu_mul(const SiluMulParams& params, Execution& execution) {
-  if (params.out.dtype == DType::kBF16)
-    return combine<uint16_t, SiluMul>(params.out, params.gate, params.up, execution, "silu_mul");
-  return combine<float, SiluMul>(params.out, params.gate, params.up, execution, "silu_mul");
+  const auto& [out, gate, up] = params;
+  const bool narrow = gate.dtype == DType::kBF16;
+  if (out.dtype == DType::kBF16) {
+    return narrow ? combine<uint16_t, uint16_t, SiluMul>(out, gate, up, execution, "silu_mul")
+                  : combine<uint16_t, float, SiluMul>(out, gate, up, execution, "silu_mul");
+  }
+  return narrow ? combine<float, uint16_t, SiluMul>(out, gate, up, execution, "silu_mul")
+                : combine<float, float, SiluMul>(out, gate, up, execution, "silu_mul");
 }
 
 Status add(const AddParams& params, Execution& execution) {
-  return combine<float, Add>(params.out, params.a, params.b, execution, "add");
+  return combine<float, float, Add>(params.out, params.a, params.b, execution, "add");
 }
 
 Status copy(const CopyParams& params, Execution& execution) {

@@ -1,4 +1,5 @@
-// The matrix product and the packing of its weights, see ops/matmul.h. The product is cuBLASLt's. With bf16
+// The matrix product and the packing of its weights, see ops/matmul.h. The product is cuBLASLt's, or our
+// own for few rows. With bf16
 // weights, an x that is f32 is rounded to bf16 first, for the tensor cores; the sums are in f32. On an exact
 // device such an x becomes three bf16 numbers instead, whose sum it is, and their products are added up in
 // turn. The bias, or 0 where there is nothing to add up, is brought into `out` before and the product is
@@ -11,6 +12,7 @@
 #include "cuda/common/launch.cuh"
 #include "cuda/context.h"
 #include "cuda/convert.h"
+#include "cuda/few_rows_matmul.h"
 #include "cuda/matrix_library.h"
 #include "cuda/operations.h"
 
@@ -27,8 +29,9 @@ int64_t leading(const View& view) { return view.stride[0] > view.shape[1] ? view
 Status fill(const View& out, const View& bias, cudaStream_t stream) {
   const int64_t rows = out.shape[0], columns = out.shape[1];
   if (!bias) {
-    return check(cudaMemset2DAsync(out.data, static_cast<size_t>(leading(out)) * 4, 0,
-                                   static_cast<size_t>(columns) * 4, static_cast<size_t>(rows), stream),
+    const size_t element = static_cast<size_t>(dtype_bytes(out.dtype));
+    return check(cudaMemset2DAsync(out.data, static_cast<size_t>(leading(out)) * element, 0,
+                                   static_cast<size_t>(columns) * element, static_cast<size_t>(rows), stream),
                  "matmul clears its output");
   }
   return check(convert_rows(rows_of(out), {bias.data, bias.dtype, 0}, rows, columns, stream),
@@ -38,22 +41,25 @@ Status fill(const View& out, const View& bias, cudaStream_t stream) {
 constexpr int kBiasThreads = 256;
 
 // A thread to an element.
-template <typename B>
-__global__ void __launch_bounds__(kBiasThreads) add_bias_kernel(View out, const B* bias) {
+template <typename Out, typename B>
+__global__ void __launch_bounds__(kBiasThreads) add_bias_kernel(View out, View bias) {
   const int64_t i = int64_t{blockIdx.x} * kBiasThreads + threadIdx.x, columns = out.shape[1];
   if (i >= out.shape[0] * columns) return;
   const int64_t column = i % columns;
-  out.as<float>()[i / columns * out.stride[0] + column] += Convert<float, B>::apply(bias[column]);
+  Out* at = out.as<Out>() + i / columns * out.stride[0] + column;
+  *at = Convert<Out, float>::apply(Convert<float, Out>::apply(*at) +
+                                   Convert<float, B>::apply(bias.as<const B>()[column]));
 }
 
 Status add_bias(const View& out, const View& bias, cudaStream_t stream) {
   LaunchShape shape;
   shape.grid = dim3(blocks_for(out.size(), kBiasThreads));
   shape.block = dim3(kBiasThreads);
-  return check(bias.dtype == DType::kBF16
-                   ? launch(stream, shape, add_bias_kernel<uint16_t>, out, bias.as<const uint16_t>())
-                   : launch(stream, shape, add_bias_kernel<float>, out, bias.as<const float>()),
-               "matmul adds its bias");
+  const bool narrow = bias.dtype == DType::kBF16;
+  const auto kernel = out.dtype == DType::kBF16
+                          ? (narrow ? add_bias_kernel<uint16_t, uint16_t> : add_bias_kernel<uint16_t, float>)
+                          : (narrow ? add_bias_kernel<float, uint16_t> : add_bias_kernel<float, float>);
+  return check(launch(stream, shape, kernel, out, bias), "matmul adds its bias");
 }
 
 // Whether cuBLASLt can read the rows as they are. Views may repeat a row, or overlap.
@@ -64,6 +70,11 @@ bool readable(const View& view, DType dtype) {
 // f32 has 24 significant bits, bf16 has 8.
 constexpr int kParts = 3;
 
+Status multiply(const Product& product, Context& context) {
+  if (few_rows_takes(product, context)) return check(multiply_few_rows(product, context), "matmul");
+  return context.matrices().multiply(product, context);
+}
+
 // The smallest part first, so that less is lost when they are added up.
 Status multiply_parts(Product product, const Rows& x, char* parts, int64_t stride, Context& context) {
   const int64_t part_bytes = product.rows * stride * 2;
@@ -72,11 +83,14 @@ Status multiply_parts(Product product, const Rows& x, char* parts, int64_t strid
                              "matmul splits x"));
   for (int part = kParts - 1; part >= 0; part--) {
     product.x = parts + part * part_bytes, product.x_stride = stride;
-    SPKV_RETURN_IF_ERROR(context.matrices().multiply(product, context));
+    SPKV_RETURN_IF_ERROR(multiply(product, context));
     product.accumulate = true;
   }
   return Status();
 }
+
+// Comes behind the packing: a launch that begins early can overtake this one, but not those before it.
+__global__ void packed_kernel() {}
 
 int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 
@@ -96,11 +110,12 @@ Status matmul(const MatmulParams& params, Execution& execution) {
 
   Product product;
   product.rows = rows, product.columns = columns, product.depth = depth;
-  product.out = out.data, product.out_stride = leading(out);
+  product.out = out.data, product.out_dtype = out.dtype, product.out_stride = leading(out);
   product.x = x.data, product.x_stride = leading(x);
   product.weight = weight.data, product.weight_stride = leading(weight);
   product.dtype = weight.dtype;
   product.accumulate = params.accumulate || params.bias;
+  product.packed = weight.layout == Layout::kPacked;
 
   // What cannot be read as it is goes through scratch memory, in rows that start at multiples of 16 bytes.
   const bool split = context.exact() && weight.dtype == DType::kBF16 && x.dtype == DType::kF32;
@@ -128,7 +143,7 @@ Status matmul(const MatmulParams& params, Execution& execution) {
     }
     if (split) return multiply_parts(product, rows_of(x), static_cast<char*>(scratch), stride, context);
   }
-  return context.matrices().multiply(product, context);
+  return multiply(product, context);
 }
 
 Status pack_weight(const PackWeightParams& params, Execution& execution) {
@@ -141,7 +156,7 @@ Status pack_weight(const PackWeightParams& params, Execution& execution) {
                                "packing a weight"));
     to += source.shape[0] * depth * dtype_bytes(params.out.dtype);
   }
-  return Status();
+  return check(launch(context(execution).stream(), LaunchShape(), packed_kernel), "packing a weight");
 }
 
 }  // namespace cuda

@@ -13,20 +13,21 @@ constexpr int kWarps = 8, kWidth = 4;
 constexpr int64_t kChunk = 2048;  // of the hidden vector, activated once for as many heads as there are warps
 
 // A block to a token, a warp to a head.
-template <typename W>
+template <typename H, typename W>
 __global__ void __launch_bounds__(32 * kWarps)
     predict_utility_kernel(PredictUtilityParams params, bool aligned) {
   alignas(16) __shared__ float activated[kChunk];
   const int64_t t = blockIdx.x, heads = params.weight.shape[0], width = params.weight.shape[1];
   const int lane = threadIdx.x, warp = threadIdx.y, thread = warp * 32 + lane;
-  const float* hidden = params.hidden.as<const float>() + t * params.hidden.stride[0];
+  const H* hidden = params.hidden.as<const H>() + t * params.hidden.stride[0];
   for (int64_t first = 0; first < heads; first += kWarps) {
     const int64_t g = first + warp;
     float sum = 0;
     for (int64_t start = 0; start < width; start += kChunk) {
       const int64_t n = width - start < kChunk ? width - start : kChunk;
       __syncthreads();  // the last chunk has been read
-      for (int64_t i = thread; i < n; i += 32 * kWarps) activated[i] = silu(hidden[start + i]);
+      for (int64_t i = thread; i < n; i += 32 * kWarps)
+        activated[i] = silu(Convert<float, H>::apply(hidden[start + i]));
       __syncthreads();
       if (g >= heads) continue;
       const W* weight = params.weight.as<const W>() + g * params.weight.stride[0] + start;
@@ -46,6 +47,11 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
 }
 
+template <typename H>
+auto kernel_for(DType weight) {
+  return weight == DType::kBF16 ? predict_utility_kernel<H, uint16_t> : predict_utility_kernel<H, float>;
+}
+
 }  // namespace
 
 Status predict_utility(const PredictUtilityParams& params, Execution& execution) {
@@ -54,8 +60,8 @@ Status predict_utility(const PredictUtilityParams& params, Execution& execution)
   LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(params.out.shape[0]));
   shape.block = dim3(32, kWarps);
-  const auto kernel =
-      params.weight.dtype == DType::kBF16 ? predict_utility_kernel<uint16_t> : predict_utility_kernel<float>;
+  const auto kernel = params.hidden.dtype == DType::kBF16 ? kernel_for<uint16_t>(params.weight.dtype)
+                                                          : kernel_for<float>(params.weight.dtype);
   const bool aligned = starts_aligned(params.weight, kWidth);
   return check(launch(on.stream(), shape, kernel, params, aligned), "predict_utility");
 }

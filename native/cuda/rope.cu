@@ -53,6 +53,7 @@ constexpr int kWidth = 2;
 constexpr unsigned kHeadsPerBlock = 8;
 
 // Block (t, i) rotates heads [8 i, 8 i + 8) of token t, a warp to a head.
+template <typename T>
 __global__ void __launch_bounds__(32 * kHeadsPerBlock) rope_kernel(RopeParams params, bool aligned) {
   const View &out = params.out, &x = params.x;
   const int64_t t = blockIdx.x, h = int64_t{blockIdx.y} * kHeadsPerBlock + threadIdx.y,
@@ -60,10 +61,10 @@ __global__ void __launch_bounds__(32 * kHeadsPerBlock) rope_kernel(RopeParams pa
   if (h >= out.shape[1]) return;
   const float* cosines = params.angles.as<const float>() + t * params.angles.stride[0];
   const float* sines = cosines + half;
-  float* to = out.as<float>() + t * out.stride[0] + h * out.stride[1];
-  const float* from = x.as<const float>() + t * x.stride[0] + h * x.stride[1];
+  T* to = out.as<T>() + t * out.stride[0] + h * out.stride[1];
+  const T* from = x.as<const T>() + t * x.stride[0] + h * x.stride[1];
   for_elements<kWidth>(half, aligned, [&](int64_t i, auto elements) {
-    auto a = load(from + i, elements), b = load(from + half + i, elements);
+    auto a = load_floats(from + i, elements), b = load_floats(from + half + i, elements);
     const auto c = load(cosines + i, elements), s = load(sines + i, elements);
 #pragma unroll
     for (int j = 0; j < static_cast<int>(sizeof a.at / sizeof a.at[0]); j++) {
@@ -72,8 +73,8 @@ __global__ void __launch_bounds__(32 * kHeadsPerBlock) rope_kernel(RopeParams pa
       b.at[j] = b.at[j] * c.at[j] + a.at[j] * sine;
       a.at[j] = first;
     }
-    store(to + i, a, elements);
-    store(to + half + i, b, elements);
+    store(to + i, convert<T>(a), elements);
+    store(to + half + i, convert<T>(b), elements);
   });
 }
 
@@ -98,7 +99,8 @@ Status rope(const RopeParams& params, Execution& execution) {
   shape.grid =
       dim3(static_cast<unsigned>(params.out.shape[0]), blocks_for(params.out.shape[1], kHeadsPerBlock));
   shape.block = dim3(32, kHeadsPerBlock);
-  return check(launch(on.stream(), shape, rope_kernel, params, aligned), "rope");
+  const auto kernel = params.x.dtype == DType::kBF16 ? rope_kernel<uint16_t> : rope_kernel<float>;
+  return check(launch(on.stream(), shape, kernel, params, aligned), "rope");
 }
 
 }  // namespace cuda

@@ -18,8 +18,8 @@ namespace spkv {
 
 struct SiluMulParams {
   View out;   // [T, F] f32, or bf16 on a GPU
-  View gate;  // [T, F] f32
-  View up;    // [T, F] f32
+  View gate;  // [T, F] f32, or bf16 on a GPU
+  View up;    // [T, F] like gate
 };
 
 // Where activations may be bf16 (a GPU), all five are of one dtype. d_gate and d_up may be any of the inputs.

@@ -23,7 +23,7 @@
 namespace spkv {
 
 struct MatmulParams {
-  View out;     // [T, N] f32
+  View out;     // [T, N] f32, or bf16 on a GPU
   View x;       // [T, K] f32, or bf16 on a GPU
   View weight;  // [N, K] f32 or bf16, strided or packed (pack_weight)
   View bias;    // [N] f32 or bf16, or absent

@@ -18,7 +18,7 @@ namespace spkv {
 
 struct RmsNormParams {
   View out;     // [T, C] or [T, H, D] f32, or bf16 on a GPU
-  View x;       // the shape of out, f32
+  View x;       // the shape of out, f32, or bf16 on a GPU
   View weight;  // [C] or [D] f32 or bf16
   float epsilon = 0;
 };

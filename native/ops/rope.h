@@ -23,8 +23,8 @@ struct RotaryAnglesParams {
 };
 
 struct RopeParams {
-  View out;     // [T, H, D] f32; may be x
-  View x;       // [T, H, D] f32
+  View out;     // [T, H, D] f32, or bf16 on a GPU; may be x
+  View x;       // like out
   View angles;  // [T, D] f32, from rotary_angles
   bool inverse = false;
 };

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
-import { add, bf16ToFloats, copy, floatsToBf16, siluMul } from '../../lib/ops.js';
+import { add, bf16ToFloats, copy, fill, floatsToBf16, siluMul, siluMulBackward, type Tensor } from '../../lib/ops.js';
 import { normals, random } from '../support/device.js';
+import { differences, expectGradient } from '../support/gradients.js';
 import {
   columnCounts, expectClose, expectRounding, expectSame, F32_ROUNDING, floatTypes, inType, padded, paddings, Poisoned, refusal,
   rowCounts, RUNS, seeds, testDevices,
@@ -45,6 +46,49 @@ describe.each(testDevices())('silu_mul on %s', (_, device) => {
     expect(refusal(() => siluMul(other, x, x))).toBe('SHAPE');
     expect(refusal(() => siluMul(x, other, x))).toBe('SHAPE');
     expect(refusal(() => siluMul(x, x, other))).toBe('SHAPE');
+  });
+});
+
+describe.each(testDevices())('silu_mul_backward on %s', (_, device) => {
+  test('agrees with differences, in place too', async () => {
+    const property = fc.asyncProperty(rowCounts, columnCounts, paddings, seeds, async (T, F, padding, seed) => {
+      const uniform = random(seed);
+      const gate = normals(T * F, uniform, 5).map((value) => Math.max(-60, Math.min(60, value)));
+      const [up, dy] = [normals(T * F, uniform), normals(T * F, uniform)];
+      const forward = (z: number, factor: number) => (z / (1 + Math.exp(-z))) * factor;
+      const [dGate, dUp] = [new Poisoned(device, 'f32', [T, F], padding), new Poisoned(device, 'f32', [T, F], padding)];
+      const inputs = [dy, gate, up].map((values) => padded(device, values, [T, F], padding)) as [Tensor, Tensor, Tensor];
+      siluMulBackward(dGate.view, dUp.view, ...inputs);
+      const [gates, ups] = [await dGate.read(), await dUp.read()];
+      const sample = Array.from({ length: Math.min(T * F, 50) }, () => Math.floor(uniform() * T * F));
+      const [z, factor] = [Float64Array.from(sample, (i) => gate[i]!), Float64Array.from(sample, (i) => up[i]!)];
+      const loss = () => sample.reduce((sum, i, n) => sum + dy[i]! * forward(z[n]!, factor[n]!), 0);
+      expectGradient(sample.map((i) => gates[i]!), differences(loss, z), 128);
+      expectGradient(sample.map((i) => ups[i]!), differences(loss, factor), 64);
+      siluMulBackward(inputs[1], inputs[2], ...inputs);
+      expectSame(await inputs[1].read(), gates);
+      expectSame(await inputs[2].read(), ups);
+    });
+    await fc.assert(property, RUNS);
+  });
+
+  test('has its limits at large gates, and keeps NaN', async () => {
+    const [dGate, dUp] = [device.tensor('f32', [1, 4]), device.tensor('f32', [1, 4])];
+    const row = (...values: number[]) => device.from(Float32Array.from(values), [1, 4]);
+    siluMulBackward(dGate, dUp, row(2, 2, 2, NaN), row(1e4, -1e4, NaN, 1), row(3, 3, 3, 3));
+    expect(Array.from(await dGate.read(), (value) => value + 0)).toEqual([6, 0, NaN, NaN]);
+    expect(Array.from(await dUp.read(), (value) => value + 0)).toEqual([2e4, 0, NaN, NaN]);
+  });
+
+  test('arguments are checked', () => {
+    const f32 = (...shape: number[]) => device.tensor('f32', shape);
+    const good: Parameters<typeof siluMulBackward> = [f32(2, 4), f32(2, 4), f32(2, 4), f32(2, 4), f32(2, 4)];
+    for (let index = 0; index < 5; index++) {
+      const refused = (value: unknown) => refusal(() => siluMulBackward(...(good.with(index, value as never) as typeof good)));
+      expect(refused(device.tensor('bf16', [2, 4]))).toBe('DTYPE');
+      expect(refused(f32(2, 5))).toBe('SHAPE');
+      expect(refused(undefined)).toBe('INVALID_ARGUMENT');
+    }
   });
 });
 
@@ -139,5 +183,23 @@ describe.each(testDevices())('copy on %s', (_, device) => {
     expect(refusal(() => copy(x, device.tensor('f32', [4, 2])))).toBe('SHAPE');
     expect(refusal(() => copy(x, device.tensor('f32', [8])))).toBe('SHAPE');
     expect(refusal(() => copy(null as never, x))).toBe('INVALID_ARGUMENT');
+  });
+});
+
+describe.each(testDevices())('fill on %s', (_, device) => {
+  test('sets every element of any view, and nothing beside it', async () => {
+    const shapes = fc.oneof(fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 4 }), fc.constantFrom([40000], [3, 20000]));
+    const property = fc.asyncProperty(shapes, floatTypes, paddings, async (shape, dtype, padding) => {
+      const out = new Poisoned(device, dtype, shape, padding);
+      fill(out.view, -2.5);
+      expect((await out.read()).every((value) => value === -2.5)).toBe(true);
+    });
+    await fc.assert(property, RUNS);
+  });
+
+  test('arguments are checked', () => {
+    expect(refusal(() => fill(device.tensor('i32', [2]), 0))).toBe('DTYPE');
+    expect(refusal(() => fill(device.tensor('f32', [2]), NaN))).toBe('INVALID_ARGUMENT');
+    expect(refusal(() => fill(null as never, 0))).toBe('INVALID_ARGUMENT');
   });
 });

@@ -1,9 +1,9 @@
 import fc from 'fast-check';
-import { embedding } from '../../lib/ops.js';
+import { embedding, embeddingBackward } from '../../lib/ops.js';
 import { normals, random } from '../support/device.js';
 import {
-  columnCounts, expectRounding, expectSame, failure, floatTypes, inType, padded, paddings, Poisoned, refusal, rowCounts, RUNS,
-  seeds, testDevices,
+  columnCounts, expectClose, expectRounding, expectSame, F32_ROUNDING, failure, floatTypes, inType, padded, paddings, Poisoned, refusal,
+  rowCounts, RUNS, seeds, testDevices,
 } from '../support/operands.js';
 
 describe.each(testDevices())('embedding on %s', (_, device) => {
@@ -58,5 +58,46 @@ describe.each(testDevices())('embedding on %s', (_, device) => {
     expect(refusal(() => embedding(device.tensor('f32', [6]), ids, table))).toBe('SHAPE');
     expect(refusal(() => embedding(table.slice(0, 0, 3), ids, table))).toBe('INVALID_ARGUMENT');
     expect(refusal(() => embedding(undefined as never, ids, table))).toBe('INVALID_ARGUMENT');
+  });
+});
+
+describe.each(testDevices())('embedding_backward on %s', (_, device) => {
+  test('adds every token to the row that it read', async () => {
+    const property = fc.asyncProperty(rowCounts, columnCounts, fc.integer({ min: 1, max: 50 }), paddings, seeds, async (T, C, V, padding, seed) => {
+      const uniform = random(seed);
+      const ids = Int32Array.from({ length: T }, () => Math.floor(uniform() * V));
+      const [dy, before] = [normals(T * C, uniform), normals(V * C, uniform)];
+      const expected = Float64Array.from(before);
+      const size = expected.map(Math.abs);
+      for (let i = 0; i < T * C; i++) {
+        const at = ids[Math.floor(i / C)]! * C + (i % C);
+        expected[at]! += dy[i]!;
+        size[at]! += Math.abs(dy[i]!);
+      }
+      const table = new Poisoned(device, 'f32', [V, C], padding);
+      table.view.write(before);
+      embeddingBackward(table.view, device.from(ids), padded(device, dy, [T, C], padding));
+      expectClose(await table.read(), expected, (i) => T * F32_ROUNDING * size[i]!);
+    });
+    await fc.assert(property, RUNS);
+  });
+
+  test('an id out of range changes nothing', async () => {
+    const table = device.tensor('f32', [5, 2]);
+    const error = await failure(
+      () => embeddingBackward(table, device.from(Int32Array.of(0, 5)), device.from(new Float32Array(4).fill(1), [2, 2])), table,
+    );
+    expect(error.code).toBe('OUT_OF_RANGE');
+    expect(Array.from(await table.read())).toEqual(new Array(10).fill(0));
+  });
+
+  test('arguments are checked', () => {
+    const [table, ids, dy] = [device.tensor('f32', [5, 2]), device.tensor('i32', [3]), device.tensor('f32', [3, 2])];
+    expect(refusal(() => embeddingBackward(device.tensor('bf16', [5, 2]), ids, dy))).toBe('DTYPE');
+    expect(refusal(() => embeddingBackward(table, device.tensor('f32', [3]), dy))).toBe('DTYPE');
+    expect(refusal(() => embeddingBackward(table, ids, device.tensor('f32', [4, 2])))).toBe('SHAPE');
+    expect(refusal(() => embeddingBackward(table, ids, device.tensor('f32', [3, 3])))).toBe('SHAPE');
+    expect(refusal(() => embeddingBackward(table, ids, table.slice(0, 0, 3)))).toBe('INVALID_ARGUMENT');
+    expect(refusal(() => embeddingBackward(table, ids, undefined as never))).toBe('INVALID_ARGUMENT');
   });
 });

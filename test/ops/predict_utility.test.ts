@@ -1,6 +1,7 @@
 import fc from 'fast-check';
-import { predictUtility } from '../../lib/ops.js';
+import { predictUtility, predictUtilityBackward } from '../../lib/ops.js';
 import { normals, random } from '../support/device.js';
+import { differences, dot, expectGradient } from '../support/gradients.js';
 import {
   expectClose, F32_ROUNDING, floatTypes, inType, padded, paddings, Poisoned, refusal, rowCounts, RUNS, seeds,
   testDevices,
@@ -71,6 +72,30 @@ describe.each(testDevices())('predict_utility on %s', (_, device) => {
     expectClose(await run(false), expected, (i) => 5 * F32_ROUNDING * Math.abs(expected[i]!));
   });
 
+  test('the annealed form leads from log u to 0 or -Infinity, with all digits', async () => {
+    const property = fc.asyncProperty(
+      fc.oneof(fc.constantFrom(0, 1, 1e-6, 1 - 2 ** -24), fc.double({ min: 0, max: 1, noNaN: true })),
+      fc.oneof(fc.constantFrom(0, 0.5, 1), fc.double({ min: 0, max: 1, noNaN: true })), seeds,
+      async (given, level, seed) => {
+        const [alpha, threshold] = [Math.fround(given), Math.fround(level)];
+        const uniform = random(seed);
+        const z = Float32Array.from({ length: 40 }, () => 60 * uniform() * (uniform() - 0.5));
+        const G = z.length;
+        const [out, u] = [device.tensor('f32', [1, G]), device.tensor('f32', [1, G])];
+        const operands = [device.tensor('f32', [1, 3]), device.tensor('f32', [G, 3]), device.from(z, [G])] as const;
+        predictUtility(out, ...operands, { alpha, threshold });
+        predictUtility(u, ...operands);
+        const kept = (await u.readFloats()).map((value) => (value >= threshold ? 1 : 0));
+        const expected = Float64Array.from(z, (value, i) => {
+          if (!kept[i]) return Math.log1p(-alpha) + logSigmoid(value);
+          return alpha === 0 ? logSigmoid(value) : sigmoid(value) < 0.5 ? Math.log(alpha + (1 - alpha) * sigmoid(value)) : Math.log1p((alpha - 1) * sigmoid(-value));
+        });
+        expectClose(await out.readFloats(), expected, (i) => 8 * F32_ROUNDING * (Math.abs(expected[i]!) + (kept[i] && expected[i]! < -0.5 ? 1 : 0)));
+      },
+    );
+    await fc.assert(property, RUNS);
+  });
+
   test('NaN in one token stays in that token', async () => {
     const hidden = new Float32Array(2 * 37).fill(1);
     hidden[36] = NaN;
@@ -85,7 +110,8 @@ describe.each(testDevices())('predict_utility on %s', (_, device) => {
     const weight = device.tensor('f32', [3, 8]);
     const bias = device.tensor('f32', [3]);
     expect(refusal(() => predictUtility(device.tensor('bf16', [2, 3]), hidden, weight, bias))).toBe('DTYPE');
-    expect(refusal(() => predictUtility(out, device.tensor('bf16', [2, 8]), weight, bias))).toBe('DTYPE');
+    expect(refusal(() => predictUtility(out, device.tensor('bf16', [2, 8]), weight, bias))).toBe(device.name === 'cpu' ? 'DTYPE' : 'no error');
+    expect(refusal(() => predictUtility(out, device.tensor('i32', [2, 8]), weight, bias))).toBe('DTYPE');
     expect(refusal(() => predictUtility(out, hidden, device.tensor('i32', [3, 8]), bias))).toBe('DTYPE');
     expect(refusal(() => predictUtility(out, hidden, weight, device.tensor('u8', [3])))).toBe('DTYPE');
     expect(refusal(() => predictUtility(out, device.tensor('f32', [3, 8]), weight, bias))).toBe('SHAPE');
@@ -96,5 +122,64 @@ describe.each(testDevices())('predict_utility on %s', (_, device) => {
     for (const form of ['logs', { alpha: 0.5 }, { alpha: 2, threshold: 0.5 }, { alpha: 0.5, threshold: NaN }, { alpha: 0, threshold: 0, tau: 1 }]) {
       expect(refusal(() => predictUtility(out, hidden, weight, bias, form as never))).toBe('INVALID_ARGUMENT');
     }
+  });
+});
+
+describe.each(testDevices())('predict_utility_backward on %s', (_, device) => {
+  test('agrees with differences of the log utility', async () => {
+    const property = fc.asyncProperty(
+      fc.integer({ min: 1, max: 40 }), fc.integer({ min: 1, max: 40 }), fc.integer({ min: 1, max: 6 }), floatTypes, paddings, seeds,
+      async (T, P, G, type, padding, seed) => {
+        const uniform = random(seed);
+        const [given, dy] = [normals(T * P, uniform, 2), normals(T * G, uniform)];
+        const [weights, biases] = [inType(normals(G * P, uniform, 2 / Math.sqrt(P)), type), inType(normals(G, uniform, 3), type)];
+        const before = { weight: normals(G * P, uniform), bias: normals(G, uniform) };
+        const [hidden, weight, bias] = [given, weights.values, biases.values].map((values) => Float64Array.from(values)) as [Float64Array, Float64Array, Float64Array];
+        const lossOf = (t: number) => {
+          const activated = hidden.subarray(t * P, (t + 1) * P).map((h) => h * sigmoid(h));
+          let loss = 0;
+          for (let g = 0; g < G; g++) loss += dy[t * G + g]! * logSigmoid(bias[g]! + dot(activated, weight.subarray(g * P, (g + 1) * P)));
+          return loss;
+        };
+        const loss = () => Array.from({ length: T }, (_unused, t) => lossOf(t)).reduce((sum, value) => sum + value, 0);
+        const expectedHidden = new Float64Array(T * P);
+        for (let t = 0; t < T; t++) expectedHidden.set(differences(() => lossOf(t), hidden.subarray(t * P, (t + 1) * P)), t * P);
+
+        const dHidden = new Poisoned(device, 'f32', [T, P], padding);
+        const dWeight = new Poisoned(device, 'f32', [G, P], padding);
+        dWeight.view.write(before.weight);
+        const dBias = device.from(before.bias);
+        predictUtilityBackward(
+          dHidden.view, dWeight.view, dBias, padded(device, dy, [T, G], padding), padded(device, given, [T, P], (padding * 3) % 7),
+          padded(device, weights.data, [G, P], padding), device.from(biases.data),
+        );
+        expectGradient(await dHidden.read(), expectedHidden, 256);
+        expectGradient(await dWeight.read(), differences(loss, weight).map((value, i) => value + before.weight[i]!), 256);
+        expectGradient(await dBias.readFloats(), differences(loss, bias).map((value, i) => value + before.bias[i]!), 256);
+      },
+    );
+    await fc.assert(property, RUNS);
+  });
+
+  test('a gate that is wide open or closed has the limits of its slope', async () => {
+    const G = 4;
+    const bias = device.from(Float32Array.of(100, -100, 1000, -1000));
+    const dBias = device.tensor('f32', [G]);
+    const one = device.from(new Float32Array(G).fill(1), [1, G]);
+    predictUtilityBackward(device.tensor('f32', [1, 2]), device.tensor('f32', [G, 2]), dBias, one, device.tensor('f32', [1, 2]), device.tensor('f32', [G, 2]), bias);
+    expectClose(await dBias.readFloats(), [0, 1, 0, 1], () => 1e-30);
+  });
+
+  test('arguments are checked', () => {
+    const f32 = (...shape: number[]) => device.tensor('f32', shape);
+    const good: Parameters<typeof predictUtilityBackward> = [f32(2, 8), f32(3, 8), f32(3), f32(2, 3), f32(2, 8), f32(3, 8), f32(3)];
+    const refused = (index: number, value: unknown) => refusal(() => predictUtilityBackward(...(good.with(index, value as never) as typeof good)));
+    for (const [index, tensor] of good.entries()) {
+      expect(refused(index, device.tensor('i32', tensor.shape))).toBe('DTYPE');
+      expect(refused(index, f32(...tensor.shape.with(tensor.shape.length - 1, 9)))).toBe('SHAPE');
+      expect(refused(index, undefined)).toBe('INVALID_ARGUMENT');
+    }
+    expect(refused(1, good[5])).toBe('INVALID_ARGUMENT');
+    expect(refused(2, good[6])).toBe('INVALID_ARGUMENT');
   });
 });

@@ -1,12 +1,13 @@
 import fc from 'fast-check';
-import { rmsNorm } from '../../lib/ops.js';
+import { rmsNorm, rmsNormBackward } from '../../lib/ops.js';
 import { normals, random } from '../support/device.js';
+import { differences, dot, expectGradient } from '../support/gradients.js';
 import {
   columnCounts, expectClose, expectRounding, expectSame, F32_ROUNDING, floatTypes, inType, padded, paddings, Poisoned, refusal,
   rowCounts, RUNS, seeds, testDevices,
 } from '../support/operands.js';
 
-function naive(x: Float32Array, weight: Float32Array, epsilon: number): Float64Array {
+function naive(x: ArrayLike<number>, weight: ArrayLike<number>, epsilon: number): Float64Array {
   const C = weight.length;
   const out = new Float64Array(x.length);
   for (let row = 0; row < x.length; row += C) {
@@ -82,7 +83,8 @@ describe.each(testDevices())('rms_norm on %s', (_, device) => {
     const x = device.tensor('f32', [2, 4]);
     const weight = device.tensor('f32', [4]);
     expect(refusal(() => rmsNorm(device.tensor('i32', [2, 4]), x, weight, 0))).toBe('DTYPE');
-    expect(refusal(() => rmsNorm(x, device.tensor('bf16', [2, 4]), weight, 0))).toBe('DTYPE');
+    expect(refusal(() => rmsNorm(x, device.tensor('bf16', [2, 4]), weight, 0))).toBe(device.name === 'cpu' ? 'DTYPE' : 'no error');
+    expect(refusal(() => rmsNorm(x, device.tensor('i32', [2, 4]), weight, 0))).toBe('DTYPE');
     expect(refusal(() => rmsNorm(x, device.tensor('i32', [2, 4]), weight, 0))).toBe('DTYPE');
     expect(refusal(() => rmsNorm(x, x, device.tensor('i32', [4]), 0))).toBe('DTYPE');
     expect(refusal(() => rmsNorm(x, device.tensor('f32', [3, 4]), weight, 0))).toBe('SHAPE');
@@ -92,5 +94,78 @@ describe.each(testDevices())('rms_norm on %s', (_, device) => {
     for (const epsilon of [-1, NaN, Infinity, '0' as never]) {
       expect(refusal(() => rmsNorm(x, x, weight, epsilon))).toBe('INVALID_ARGUMENT');
     }
+  });
+});
+
+describe.each(testDevices())('rms_norm_backward on %s', (_, device) => {
+  test('agrees with differences, in place and added to what is there', async () => {
+    const property = fc.asyncProperty(
+      fc.integer({ min: 1, max: 40 }), fc.option(fc.integer({ min: 1, max: 3 })), fc.integer({ min: 1, max: 40 }), floatTypes, fc.boolean(),
+      paddings, seeds,
+      async (T, heads, C, dtype, accumulate, padding, seed) => {
+        const uniform = random(seed);
+        const rows = T * (heads ?? 1);
+        const shape = heads === null ? [T, C] : [T, heads, C];
+        const [x, dy, before] = [normals(rows * C, uniform), normals(rows * C, uniform), normals(C, uniform)];
+        const weight = inType(normals(C, uniform), dtype);
+        const epsilon = Math.fround(1e-2);
+        const factors = Float64Array.from(weight.values);
+        const expected = new Float64Array(rows * C);
+        for (let row = 0; row < rows * C; row += C) {
+          const values = Float64Array.from(x.subarray(row, row + C));
+          expected.set(differences(() => dot(naive(values, factors, epsilon), dy.subarray(row, row + C)), values), row);
+        }
+        const expectedWeight = differences(() => dot(naive(x, factors, epsilon), dy), factors);
+
+        const dx = new Poisoned(device, 'f32', shape, padding);
+        if (accumulate) dx.view.write(normals(rows * C, random(seed + 1)));
+        const dWeight = device.from(before);
+        const gradient = padded(device, dy, shape, (padding * 3) % 7);
+        rmsNormBackward(dx.view, dWeight, gradient, padded(device, x, shape, padding), device.from(weight.data), epsilon, accumulate);
+        const there = accumulate ? normals(rows * C, random(seed + 1)) : new Float32Array(rows * C);
+        expectGradient(await dx.read(), expected.map((value, i) => value + there[i]!), 64);
+        expectGradient(await dWeight.readFloats(), expectedWeight.map((value, i) => value + before[i]!), 64 + rows);
+        if (accumulate) return;
+        const apart = await dx.read();
+        rmsNormBackward(gradient, dWeight, gradient, padded(device, x, shape, padding), device.from(weight.data), epsilon);
+        expectSame(await gradient.read(), apart);
+      },
+    );
+    await fc.assert(property, RUNS);
+  });
+
+  test('sums the gradient of the weight over many rows, always in the same order', async () => {
+    const [T, C] = [3000, 33];
+    const [x, dy] = [normals(T * C, random(1)), normals(T * C, random(2))];
+    const run = async () => {
+      const dWeight = device.tensor('f32', [C]);
+      rmsNormBackward(device.tensor('f32', [T, C]), dWeight, device.from(dy, [T, C]), device.from(x, [T, C]), device.from(new Float32Array(C).fill(2)), 0);
+      return dWeight.readFloats();
+    };
+    const normed = naive(x, new Float32Array(C).fill(1), 0);
+    const expected = new Float64Array(C);
+    for (let i = 0; i < T * C; i++) expected[i % C]! += normed[i]! * dy[i]!;
+    const first = await run();
+    expectGradient(first, expected, 128);
+    if (device.name === 'cpu') for (let i = 0; i < 3; i++) expectSame(await run(), first);
+  });
+
+  test('arguments are checked', () => {
+    const f32 = (...shape: number[]) => device.tensor('f32', shape);
+    const good: Parameters<typeof rmsNormBackward> = [f32(2, 4), f32(4), f32(2, 4), f32(2, 4), f32(4), 0, false];
+    const refused = (index: number, value: unknown) => refusal(() => rmsNormBackward(...(good.with(index, value as never) as typeof good)));
+    for (const index of [0, 2, 3]) {
+      expect(refused(index, device.tensor('i32', [2, 4]))).toBe('DTYPE');
+      expect(refused(index, f32(3, 4))).toBe('SHAPE');
+      expect(refused(index, f32(2, 2, 2))).toBe('SHAPE');
+      expect(refused(index, undefined)).toBe('INVALID_ARGUMENT');
+    }
+    expect(refused(1, f32(5))).toBe('SHAPE');
+    expect(refused(1, device.tensor('bf16', [4]))).toBe('DTYPE');
+    expect(refused(1, good[4])).toBe('INVALID_ARGUMENT');
+    expect(refused(0, good[3])).toBe('INVALID_ARGUMENT');
+    expect(refused(4, device.tensor('i32', [4]))).toBe('DTYPE');
+    for (const epsilon of [-1, NaN, '0']) expect(refused(5, epsilon)).toBe('INVALID_ARGUMENT');
+    expect(refused(6, 1)).toBe('INVALID_ARGUMENT');
   });
 });

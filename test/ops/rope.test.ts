@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { rope, rotaryAngles } from '../../lib/ops.js';
 import { normals, random } from '../support/device.js';
+import { dot } from '../support/gradients.js';
 import {
   expectClose, expectSame, F32_ROUNDING, padded, paddings, Poisoned, refusal, rowCounts, RUNS, seeds, testDevices,
 } from '../support/operands.js';
@@ -87,6 +88,29 @@ describe.each(testDevices())('rope on %s', (_, device) => {
     expect(Math.abs((await product(17, 5)) - (await product(100017, 100005)))).toBeLessThan(8 * F32_ROUNDING * norm);
   });
 
+  test('the inverse is the backward, and undoes the rotation', async () => {
+    const property = fc.asyncProperty(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 1, max: 4 }), halves, paddings, seeds, async (T, H, half, padding, seed) => {
+      const uniform = random(seed);
+      const D = 2 * half;
+      const [x, dy] = [normals(T * H * D, uniform), normals(T * H * D, uniform)];
+      const turned = Array.from({ length: T * half }, () => 2 * Math.PI * uniform());
+      const angles = padded(
+        device, Float32Array.from({ length: T * D }, (_unused, i) => (i % D < half ? Math.cos : Math.sin)(turned[Math.floor(i / D) * half + (i % half)]!)),
+        [T, D], padding,
+      );
+      const [there, back, gradient] = [x, x, dy].map((values) => padded(device, values, [T, H, D], padding));
+      rope(there!, there!, angles);
+      rope(back!, there!, angles, true);
+      expectClose(await back!.readFloats(), x, () => 32 * F32_ROUNDING);
+      // The transpose: <dy, rope(x)> = <backward(dy), x>.
+      rope(gradient!, gradient!, angles, true);
+      const [forward, dx] = [await there!.readFloats(), await gradient!.readFloats()];
+      const size = Math.sqrt(dot(dy, dy) * dot(x, x));
+      expectClose([dot(dx, x)], [dot(dy, forward)], () => 16 * F32_ROUNDING * size);
+    });
+    await fc.assert(property, RUNS);
+  });
+
   test('NaN and infinity arrive', async () => {
     const out = device.tensor('f32', [1, 1, 4]);
     rope(out, device.from(Float32Array.of(NaN, 1, 2, Infinity), [1, 1, 4]), device.from(Float32Array.of(0.6, 0.6, 0.8, 0.8), [1, 4]));
@@ -104,5 +128,6 @@ describe.each(testDevices())('rope on %s', (_, device) => {
     expect(refusal(() => rope(x, x, device.tensor('f32', [2, 6])))).toBe('SHAPE');
     const odd = device.tensor('f32', [2, 3, 5]);
     expect(refusal(() => rope(odd, odd, device.tensor('f32', [2, 5])))).toBe('SHAPE');
+    expect(refusal(() => rope(x, x, angles, 1 as never))).toBe('INVALID_ARGUMENT');
   });
 });

@@ -1,0 +1,207 @@
+import { options } from '../check.js';
+import { SpkvError } from '../errors.js';
+import type { TextModel } from '../text-model.js';
+import type { Batch } from './batch.js';
+import type { Choice } from './choice.js';
+import { type EngineOptions, type RequestOptions, type ResolvedEngineOptions, resolveEngineOptions, resolveRequest } from './options.js';
+import { Pages } from './pages.js';
+import { Parking } from './parking.js';
+import { Prefixes } from './prefixes.js';
+import { Queue } from './queue.js';
+import { Rates } from './rates.js';
+import { Request } from './request.js';
+import { Runner } from './runner.js';
+import { Scheduler } from './scheduler.js';
+import { Counters, type EngineStats } from './stats.js';
+
+/**
+ * Answers many requests at a time with one model. Each step writes a token of every text that is being written and
+ * reads pieces of prompts beside; texts come and go between steps.
+ *
+ *   await using engine = new Engine(model);
+ *   const request = engine.generate('import os\n', { maxTokens: 100 });
+ *   for await (const { text } of request) process.stdout.write(text);
+ *
+ * A text is the same alone and among others. One engine per model; sequences of others in the same cache are left in peace.
+ */
+export class Engine implements AsyncDisposable {
+  readonly model: TextModel;
+  readonly #options: ResolvedEngineOptions;
+  readonly #queue = new Queue();
+  readonly #pages: Pages;
+  readonly #prefixes: Prefixes;
+  readonly #parking: Parking;
+  readonly #scheduler: Scheduler;
+  readonly #runner: Runner;
+  readonly #rates: Rates;
+  readonly #counters = new Counters();
+  /** Requests that have not ended. */
+  readonly #open = new Set<Request>();
+  #requests = 0;
+  #wake: (() => void) | undefined;
+  #loop: Promise<void> | undefined;
+  #closing = false;
+
+  /** Errors: INVALID_ARGUMENT, OUT_OF_MEMORY. `rates` is for tests: what the engine believes of the machine at first. */
+  constructor(model: TextModel, opts?: EngineOptions, rates = new Rates()) {
+    const { cache, chunk } = model;
+    this.model = model;
+    this.#rates = rates;
+    this.#options = resolveEngineOptions(model, opts);
+    const { maxSequences, stepTokens, reuse, reuseShare } = this.#options;
+    this.#pages = new Pages(cache);
+    this.#prefixes = new Prefixes(this.#pages, chunk, reuse, Math.floor(reuseShare * cache.capacityPages));
+    this.#parking = new Parking(cache, this.#pages, this.#prefixes, this.#rates);
+    this.#runner = new Runner(model, maxSequences, stepTokens, (stats) => this.#pages.note(stats));
+    this.#scheduler = new Scheduler({
+      cache, chunk, options: this.#options, queue: this.#queue, pages: this.#pages, prefixes: this.#prefixes,
+      parking: this.#parking, rates: this.#rates,
+    });
+  }
+
+  /**
+   * Begins to answer a prompt (text, or token ids). Errors: INVALID_ARGUMENT, OUT_OF_RANGE; OVERLOADED when too many
+   * requests wait; DISPOSED after `close`. What goes wrong later is told by the request.
+   */
+  generate(prompt: string | readonly number[], opts?: RequestOptions): Request {
+    if (this.#closing) throw new SpkvError('DISPOSED', 'The engine has been closed');
+    const resolved = resolveRequest(this.model, this.#options.maxSequences, prompt, opts);
+    const { maxWaiting, maxSequences } = this.#options;
+    const places = Math.max(0, maxSequences - this.#scheduler.running.size);
+    if (this.#queue.size >= maxWaiting + places) {
+      this.#counters.requests.refused++;
+      throw new SpkvError('OVERLOADED', `${this.#queue.size} requests are waiting already; maxWaiting allows no more`);
+    }
+    const request = new Request(this.model, resolved, this.#requests++, {
+      wake: () => this.#wake?.(),
+      ended: (ended) => this.#ended(ended),
+    });
+    if (request.ended) return request;
+    this.#open.add(request);
+    this.#queue.add(request.choices[0]!);
+    this.#loop ??= this.#run();
+    this.#wake?.();
+    return request;
+  }
+
+  /** How it stands. */
+  stats(): EngineStats {
+    const running = [...this.#scheduler.running].filter((choice) => !choice.ended);
+    const paused = running.filter((choice) => this.#scheduler.paused(choice)).length;
+    const reading = running.filter((choice) => choice.unread > 0 && !this.#scheduler.paused(choice)).length;
+    const { requests, tokens, steps, latency, density } = this.#counters;
+    const { usedPages = 0, pageBytes = 0 } = this.#pages.stats ?? {};
+    return {
+      requests: { waiting: this.#queue.size, ...requests },
+      texts: { reading, writing: running.length - reading - paused, paused },
+      tokens: { ...tokens },
+      steps: { ...steps },
+      latency: { ...latency },
+      pool: { usedPages, capacityPages: this.model.cache.capacityPages, pageBytes },
+      density,
+      preemptions: { ...this.#parking.stats },
+      prefixes: this.#prefixes.stats,
+    };
+  }
+
+  /**
+   * Takes no more requests, and resolves when those that are there have ended and all memory is free again. With
+   * `abort` they end at once, as ABORTED.
+   */
+  async close(opts?: { abort?: boolean }): Promise<void> {
+    const { abort = false } = options(opts, 'close options', ['abort']);
+    this.#closing = true;
+    if (abort) for (const request of this.#open) request.cancel(new SpkvError('ABORTED', 'The engine is closing'));
+    this.#wake?.();
+    this.#closed ??= (async () => {
+      await (this.#loop ?? Promise.resolve());
+      await this.#prefixes.clear();
+      this.#runner.dispose();
+    })();
+    return this.#closed;
+  }
+  #closed: Promise<void> | undefined;
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close({ abort: true });
+  }
+
+  /** Steps as long as there is something to do, then waits. Ends when the engine is closing and nothing is left. */
+  async #run(): Promise<void> {
+    for (;;) {
+      const woken = new Promise<void>((resolve) => (this.#wake = resolve));
+      try {
+        if (await this.#step()) continue;
+      } catch (error) {
+        // A device that fails, or a defect: whoever waits is told, and the next request finds out whether it is over.
+        for (const request of this.#open) request.fail(error);
+        await this.#scheduler.abandon();
+      }
+      if (this.#closing && this.#open.size === 0 && this.#scheduler.running.size === 0) return;
+      await this.#sleep(woken);
+    }
+  }
+
+  /** Schedules a step, runs it, and deals with what came of it. False if there is nothing to do. */
+  async #step(): Promise<boolean> {
+    const batch = await this.#scheduler.schedule(performance.now());
+    if (batch.rows.length + batch.pieces.length === 0) return false;
+    const start = performance.now();
+    const busy = this.model.device.busyNanoseconds;
+    try {
+      await this.#runner.run(batch);
+    } catch (error) {
+      if (!(error instanceof SpkvError) || error.code !== 'POOL_EXHAUSTED') throw error;
+      // Nothing has changed. Somebody else uses the cache, or the last text is too large for it.
+      if (!(await this.#scheduler.makeRoom())) for (const { request } of this.#scheduler.running) request.fail(error);
+      return true;
+    }
+    const milliseconds = performance.now() - start;
+    this.#note(batch, milliseconds, (this.model.device.busyNanoseconds - busy) / 1e6);
+    await this.#settle(batch);
+    return true;
+  }
+
+  #note(batch: Batch, milliseconds: number, deviceMilliseconds: number): void {
+    const record = this.#counters.step(batch, milliseconds, deviceMilliseconds);
+    if (record.read === 0) this.#rates.write.note(milliseconds);
+    else this.#rates.read.note(milliseconds / record.read);
+    this.#options.onStep?.(record);
+  }
+
+  /** Hands out the tokens, keeps states for later, and lets go of what has ended. */
+  async #settle({ rows, pieces, drawn, logprobs, failures }: Batch): Promise<void> {
+    for (const [choice, error] of failures) choice.request.fail(error);
+    const finished: Choice[] = [];
+    for (const [row, choice] of rows.entries()) {
+      // After the step: what was read was the last known token, unless known ones are read again.
+      if (choice.ended || choice.read < choice.ids.length) continue;
+      choice.write(drawn[row]!, logprobs[row]);
+      if (choice.finishReason !== undefined) finished.push(choice);
+    }
+    for (const { choice } of pieces) {
+      if (choice.ended) continue;
+      await this.#prefixes.keepPrompt(choice);
+      if (choice.unread === 0) await this.#pages.measure(choice.sequence!, choice.request.options.threshold);
+    }
+    for (const choice of finished) {
+      this.#counters.pairs(await this.#pages.measure(choice.sequence!, choice.request.options.threshold));
+      await this.#scheduler.remove(choice, !choice.request.failed);
+    }
+    if (finished.length > 0) await this.#pages.refresh();
+  }
+
+  #ended(request: Request): void {
+    this.#open.delete(request);
+    const record = this.#counters.request(request);
+    this.#options.onRequest?.(record);
+  }
+
+  /** Until something changes, or a request runs out of time. */
+  async #sleep(woken: Promise<void>): Promise<void> {
+    const next = Math.min(...Array.from(this.#open, ({ expires }) => expires));
+    const timer = Number.isFinite(next) ? setTimeout(() => this.#wake?.(), Math.min(Math.max(1, next - performance.now() + 1), 2 ** 31 - 1)) : undefined;
+    await woken;
+    clearTimeout(timer);
+  }
+}

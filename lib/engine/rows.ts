@@ -1,0 +1,134 @@
+import type { ActivationMemory } from '../model/activations.js';
+import { forward, type Network, project } from '../model/forward.js';
+import * as ops from '../ops.js';
+import type { Graph, KvCache, Tensor } from '../ops.js';
+import { penalised, seedsOf, settingsOf } from '../model/sampler.js';
+import type { Choice } from './choice.js';
+
+/**
+ * The texts that are being written, on the device: row b of every tensor is for one text. Everything that differs
+ * between texts is in tensors, so a step is captured once per number of rows, and rows change hands without a new
+ * capture (on a GPU the graph is recorded anew, since slots decide what it launches).
+ */
+export class Rows {
+  readonly #network: Network;
+  readonly #cache: KvCache;
+  readonly #most: number;
+  readonly #memory: ActivationMemory;
+  readonly #ids: Tensor; //      [most] i32: what a step has drawn, and what the next one reads
+  readonly #positions: Tensor; // [most] i32
+  readonly #slots: Tensor; //    [most] i32
+  readonly #offsets: Tensor; //  [most + 1] i32: 0, 1, 2, ...
+  readonly #settings: Tensor; // [most, 7] see ops.sample
+  readonly #seeds: Tensor; //    [most, 2] i32
+  readonly #logits: Tensor; //   [most, V]
+  #history: Tensor | undefined; // [most, V] i32: made for the first text with penalties
+  readonly #graphs = new Map<string, Graph>();
+  #choices: readonly Choice[] = [];
+  #boundSlots = new Int32Array(0);
+  /** Whose history each row has. */
+  readonly #histories: (Choice | undefined)[] = [];
+  /** What #ids has on the device, as far as that is known. */
+  #next: ArrayLike<number> = [];
+
+  /** `memory` has room for all rows. */
+  constructor(network: Network, cache: KvCache, memory: ActivationMemory, most: number) {
+    const { device } = cache;
+    this.#network = network;
+    this.#cache = cache;
+    this.#memory = memory;
+    this.#most = most;
+    ({ ids: this.#ids, positions: this.#positions } = memory.take(most));
+    this.#slots = device.tensor('i32', [most]);
+    this.#offsets = device.from(Int32Array.from({ length: most + 1 }, (_, row) => row));
+    this.#settings = device.tensor('f32', [most, 7]);
+    this.#seeds = device.tensor('i32', [most, 2]);
+    this.#logits = device.tensor('f32', [most, network.config.vocabSize]);
+  }
+
+  /** Enqueues what a step of these rows needs to know, as far as it is not there from the last one. */
+  bind(choices: readonly Choice[]): void {
+    const slots = Int32Array.from(choices, ({ sequence }) => sequence!.slot);
+    const rows = (tensor: Tensor) => tensor.slice(0, 0, choices.length);
+    const same = choices.length === this.#choices.length && choices.every((choice, row) => choice === this.#choices[row] && slots[row] === this.#boundSlots[row]);
+    if (!same) {
+      rows(this.#slots).write(slots);
+      const samplings = choices.map(({ sampling }) => sampling);
+      rows(this.#settings).write(settingsOf(samplings));
+      rows(this.#seeds).write(seedsOf(samplings));
+      this.#choices = choices;
+      this.#boundSlots = slots;
+    }
+    if (this.#penalised) this.#history ??= this.#cache.device.tensor('i32', [this.#most, this.#network.config.vocabSize]);
+    for (const [row, choice] of choices.entries()) {
+      // While known tokens are read again, what is drawn is counted for nothing.
+      if (!penalised(choice.sampling) || !choice.writing) this.#histories[row] = undefined;
+      else if (this.#histories[row] !== choice) this.#writeHistory(row, choice);
+    }
+  }
+
+  /** Enqueues a step of the bound rows alone: reads their next tokens, and draws. */
+  step(): void {
+    const { length } = this.#choices;
+    const next = this.#choices.map((choice) => choice.ids[choice.read]!);
+    if (next.length !== this.#next.length || next.some((id, row) => id !== this.#next[row])) this.ids(0, length).write(Int32Array.from(next));
+    const history = this.#penalised;
+    const key = `${length} ${history}`;
+    let graph = this.#graphs.get(key);
+    if (!graph) {
+      const slots = this.#slots.slice(0, 0, length);
+      const offsets = this.#offsets.slice(0, 0, length + 1);
+      const a = this.#memory.take(length);
+      graph = this.#cache.device.capture(() => {
+        forward(this.#network, a, this.#cache, { slots, offsets });
+        project(this.#network, this.logits(0, length), a.normed);
+        this.draw(0, length, history);
+      });
+      this.#graphs.set(key, graph);
+    }
+    graph.launch();
+  }
+
+  /** Enqueues the drawing of the tokens of rows [start, end), after the insertion: a refused step draws nothing. */
+  draw(start: number, end: number, history = this.#penalised): void {
+    const part = (tensor: Tensor) => tensor.slice(0, start, end);
+    ops.sample(
+      this.ids(start, end), this.logits(start, end), part(this.#settings), part(this.#seeds), part(this.#positions),
+      history ? part(this.#history!) : null,
+    );
+  }
+
+  /** The tokens that the last step has drawn for rows [start, end). */
+  ids(start: number, end: number): Tensor {
+    return this.#ids.slice(0, start, end);
+  }
+
+  /** Logits of rows [start, end), from which the last step drew. */
+  logits(start: number, end: number): Tensor {
+    return this.#logits.slice(0, start, end);
+  }
+
+  get #penalised(): boolean {
+    return this.#choices.some(({ sampling }) => penalised(sampling));
+  }
+
+  /** Tells which tokens the last step has left on the device as its rows' next ones; none after a failure. */
+  drawn(ids: ArrayLike<number>): void {
+    this.#next = ids;
+  }
+
+  /** Bit 0: the prompt has the token; the rest counts it in what was written. */
+  #writeHistory(row: number, choice: Choice): void {
+    const { vocabSize } = this.#network.config;
+    const history = new Int32Array(vocabSize);
+    const prompt = choice.request.options.ids.length;
+    for (const [i, id] of choice.ids.entries()) history[id] = i < prompt ? history[id]! | 1 : history[id]! + 2;
+    this.#histories.forEach((other, i) => other === choice && (this.#histories[i] = undefined)); // it has moved on from there
+    this.#histories[row] = choice;
+    this.#history!.at(row).write(history);
+  }
+
+  dispose(): void {
+    for (const tensor of [this.#slots, this.#offsets, this.#settings, this.#seeds, this.#logits, this.#history]) tensor?.dispose();
+  }
+}

@@ -1,0 +1,144 @@
+import { SpkvError } from '../errors.js';
+import { ActivationMemory } from '../model/activations.js';
+import { forward, project } from '../model/forward.js';
+import type { Model } from '../model/model.js';
+import type { Device, PoolStats } from '../ops.js';
+import type { Batch } from './batch.js';
+import type { Choice } from './choice.js';
+import { tokenLogprobs } from './logprobs.js';
+import { Rows } from './rows.js';
+
+/** Runs steps on the device. */
+export class Runner {
+  readonly #model: Model;
+  readonly #device: Device;
+  readonly #memory: ActivationMemory;
+  readonly #rows: Rows;
+  readonly #onPool: (stats: PoolStats) => void;
+
+  /** `onPool` is told the state of the pool after every step. */
+  constructor(model: Model, maxSequences: number, stepTokens: number, onPool: (stats: PoolStats) => void) {
+    this.#model = model;
+    this.#device = model.device;
+    this.#memory = new ActivationMemory(model.device, model.config, model.network.weights, stepTokens);
+    this.#rows = new Rows(model.network, model.cache, this.#memory, maxSequences);
+    this.#onPool = onPool;
+  }
+
+  /**
+   * Runs a step and fills in what came of it. A text that is not finite fails by itself. Errors: POOL_EXHAUSTED, after
+   * which everything is as before; others where the device fails.
+   */
+  async run(batch: Batch): Promise<void> {
+    batch.drawn = new Int32Array(batch.rows.length);
+    batch.logprobs = batch.rows.map(() => undefined);
+    try {
+      await this.#step(batch);
+    } catch (error) {
+      this.#rows.drawn([]);
+      if (!(error instanceof SpkvError) || error.code !== 'NON_FINITE') throw error;
+      await this.#isolate(batch, error);
+    }
+  }
+
+  /** Finds out whose fault a failed step was, and takes the others through it. */
+  async #isolate(batch: Batch, error: SpkvError): Promise<void> {
+    const { rows, pieces, failures } = batch;
+    const [first] = [...rows, ...pieces.map(({ choice }) => choice)];
+    const inserted = (await first!.sequence!.stats()).length > first!.read;
+    if (inserted) {
+      // Only the drawing has failed.
+      this.#advance(batch);
+      for (const [row, choice] of rows.entries()) {
+        const one = { ...batch, rows: [choice], drawn: batch.drawn.subarray(row, row + 1), logprobs: [undefined] };
+        await alone(choice, failures, () => this.#take(one, row));
+        batch.logprobs[row] = one.logprobs[0];
+      }
+      return;
+    }
+    if (rows.length + pieces.length === 1) {
+      failures.set(first!, error);
+      return;
+    }
+    for (const [row, choice] of rows.entries()) {
+      const one = { ...batch, rows: [choice], pieces: [], drawn: new Int32Array(1) };
+      await alone(choice, failures, () => this.run(one));
+      batch.drawn[row] = one.drawn[0]!;
+      batch.logprobs[row] = one.logprobs[0];
+    }
+    for (const piece of pieces) await alone(piece.choice, failures, () => this.run({ ...batch, rows: [], pieces: [piece] }));
+  }
+
+  async #step(batch: Batch): Promise<void> {
+    const { rows, pieces } = batch;
+    await this.#device.submit(() => {
+      if (rows.length > 0) this.#rows.bind(rows);
+      if (pieces.length > 0) this.#mixed(batch);
+      else this.#rows.step();
+      return Promise.all([this.#read(batch, 0), this.#model.cache.stats().then(this.#onPool)]);
+    });
+    this.#advance(batch);
+    this.#rows.drawn(batch.drawn);
+  }
+
+  /** Enqueues a step with pieces of prompts, behind the rows. */
+  #mixed({ rows, pieces }: Batch): void {
+    const { network, cache } = this.#model;
+    const ids = rows.map((choice) => choice.ids[choice.read]!);
+    const offsets = [...rows.keys(), rows.length];
+    for (const piece of pieces) {
+      for (const id of piece.ids) ids.push(id);
+      offsets.push(ids.length);
+    }
+    const sequences = [...rows, ...pieces.map(({ choice }) => choice)];
+    const a = this.#memory.take(ids.length);
+    a.ids.write(Int32Array.from(ids));
+    using slots = this.#device.from(Int32Array.from(sequences, ({ sequence }) => sequence!.slot));
+    using starts = this.#device.from(Int32Array.from(offsets));
+    forward(network, a, cache, { slots, offsets: starts });
+    if (rows.length === 0) return;
+    project(network, this.#rows.logits(0, rows.length), a.normed.slice(0, 0, rows.length));
+    this.#rows.draw(0, rows.length);
+  }
+
+  /** Draws the token of one row again, after the others have kept it from being taken. */
+  async #take(batch: Batch, row: number): Promise<void> {
+    await this.#device.submit(() => {
+      this.#rows.draw(row, row + 1);
+      return this.#read(batch, row);
+    });
+  }
+
+  /** Asks for what was drawn in rows from `start` on. */
+  async #read({ rows, drawn, logprobs }: Batch, start: number): Promise<void> {
+    if (rows.length === 0) return this.#device.synchronize();
+    const ids = this.#rows.ids(start, start + rows.length).read();
+    const logits = rows.map(async (choice, row) => {
+      const count = choice.request.options.logprobs;
+      return count === undefined ? undefined : { count, values: (await this.#rows.logits(start + row, start + row + 1).read()) as Float32Array };
+    });
+    const [tokens, all] = await Promise.all([ids as Promise<Int32Array>, Promise.all(logits)]);
+    drawn.set(tokens);
+    for (const [row, found] of all.entries()) if (found) logprobs[row] = tokenLogprobs(found.values, drawn[row]!, found.count);
+  }
+
+  #advance({ rows, pieces }: Batch): void {
+    for (const { sequence } of rows) sequence!.advance(1);
+    for (const { choice, ids } of pieces) choice.sequence!.advance(ids.length);
+  }
+
+  dispose(): void {
+    this.#rows.dispose();
+    this.#memory.dispose();
+  }
+}
+
+/** Runs what concerns one text; what goes wrong is its failure. */
+async function alone(choice: Choice, failures: Map<Choice, SpkvError>, run: () => Promise<void>): Promise<void> {
+  try {
+    await run();
+  } catch (error) {
+    if (!(error instanceof SpkvError)) throw error;
+    failures.set(choice, error);
+  }
+}
