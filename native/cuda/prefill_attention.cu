@@ -57,8 +57,8 @@ struct Walk {
     stride = int64_t{cache.kv_heads} * kPageBytes;
     local = step.local_pages + chunk.local_page * kPageBytes;
     closed = step.closed_pages + chunk.closed_page * kPageBytes;
-    pool = cache.pool;
-    table = cache.table + chunk.list * cache.table_pages + cache.ring_pages;
+    pool = step.kept_pool();
+    table = chunk.kept_ids;
     // The first local pair that is in the window of some query; those before are behind all windows.
     behind = chunk.ring + rows.query(0) - cache.window;
     int begin = behind >= 0 ? behind + 1 : 0;
@@ -224,9 +224,16 @@ Rows rows_of(const View& view) {
 template <int kDim>
 cudaError_t launch_all(const PrefillStep& step, int64_t tokens, cudaStream_t stream) {
   auto grid = [&](int64_t items) { return dim3(static_cast<unsigned>(items * step.cache.kv_heads)); };
-  cudaError_t error = launch(stream, {grid(step.batch), dim3(kKeepThreads)}, keep_kernel, step);
-  if (error != cudaSuccess) return error;
-  error = launch(stream, {grid(step.local_page_count(tokens)), dim3(kPackThreads)}, pack_kernel<kDim>, step);
+  bool fp8 = step.cache.dtype == DType::kFP8;
+  cudaError_t error = cudaSuccess;
+  if (fp8)
+    error =
+        launch(stream, {grid(step.batch * kExpandBlocks), dim3(kExpandThreads)}, expand_kernel<kDim>, step);
+  if (error == cudaSuccess) error = launch(stream, {grid(step.batch), dim3(kKeepThreads)}, keep_kernel, step);
+  LaunchShape pack = {grid(step.local_page_count(tokens)), dim3(kPackThreads)};
+  if (error == cudaSuccess)
+    error = fp8 ? launch(stream, pack, pack_kernel<kDim, true>, step)
+                : launch(stream, pack, pack_kernel<kDim, false>, step);
   if (error != cudaSuccess) return error;
   int64_t tiles = tokens * step.group / kBlockRows + step.batch;
   return launch(stream, {grid(tiles), dim3(kBlockThreads), shared_bytes(kDim)}, prefill_kernel<kDim>, step);
@@ -257,18 +264,27 @@ Status prefill_attention(const PrefillAttentionParams& params, Context& context)
   step.group = params.heads / params.cache.kv_heads;
   step.scale_log2 = params.scale * 1.44269504f;
 
+  int64_t page = page_bytes(params.cache.head_dim), lists = int64_t{params.batch} * params.cache.kv_heads;
   int64_t local_pages = step.local_page_count(params.tokens) * params.cache.kv_heads;
   int64_t closed_pages = (params.tokens / kPageSlots + params.batch) * params.cache.kv_heads;
-  int64_t page_bytes = params.cache.page_bytes;
+  bool fp8 = params.cache.dtype == DType::kFP8;
+  int64_t expanded_pages = fp8 ? params.kept_pages : 0;
+  int64_t info_bytes = local_pages * static_cast<int64_t>(sizeof(LocalPage));
+  int64_t id_bytes = fp8 ? (expanded_pages + lists) * 4 : 0;
   Status status;
-  auto* scratch = static_cast<uint8_t*>(context.scratch(
-      Scratch::kAttention,
-      (local_pages + closed_pages) * page_bytes + local_pages * static_cast<int64_t>(sizeof(LocalPage)),
-      &status));
+  auto* scratch = static_cast<uint8_t*>(
+      context.scratch(Scratch::kAttention,
+                      (local_pages + closed_pages + expanded_pages) * page + info_bytes + id_bytes, &status));
   if (!scratch) return status;
   step.local_pages = scratch;
-  step.closed_pages = scratch + local_pages * page_bytes;
-  step.local_info = reinterpret_cast<LocalPage*>(step.closed_pages + closed_pages * page_bytes);
+  step.closed_pages = scratch + local_pages * page;
+  uint8_t* expanded = step.closed_pages + closed_pages * page;
+  step.local_info = reinterpret_cast<LocalPage*>(expanded + expanded_pages * page);
+  if (fp8) {
+    step.expanded.pages = expanded;
+    step.expanded.first = reinterpret_cast<int32_t*>(step.local_info + local_pages);
+    step.expanded.ids = step.expanded.first + lists;
+  }
   bool wide = params.cache.head_dim == 128;
   return check(wide ? launch_all<128>(step, params.tokens, context.stream())
                     : launch_all<64>(step, params.tokens, context.stream()),

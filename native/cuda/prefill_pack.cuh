@@ -4,7 +4,7 @@
 #include <cuda_bf16.h>
 
 #include "cuda/common/ptx.cuh"
-#include "cuda/prefill_chunk.cuh"
+#include "cuda/prefill_expand.cuh"
 
 namespace spkv {
 namespace cuda {
@@ -94,10 +94,11 @@ struct PackedPage {
 
 // Writes the keys or values of a local page, and those that are kept and will leave a window to the closed
 // pages. `part` is where in a page they are. Returns a number that is not 0 if one is not finite.
-template <int kDim>
+template <int kDim, bool kFp8>
 __device__ __forceinline__ uint32_t pack_rows(const PrefillStep& step, const Chunk& chunk,
                                               const PackedPage& to, const Rows& rows, int part) {
   constexpr int kRowChunks = kDim / kChunkDims, kPageBytes = page_bytes(kDim);
+  constexpr int kCachedBytes = kFp8 ? fp8_page_bytes(kDim) : kPageBytes;
   uint32_t bad = 0;
 #pragma unroll 4
   for (int item = threadIdx.x; item < kPageSlots * kRowChunks; item += kPackThreads) {
@@ -107,8 +108,16 @@ __device__ __forceinline__ uint32_t pack_rows(const PrefillStep& step, const Chu
     if (i < chunk.ring) {
       int slot = chunk.ring_slot(step.cache, i);
       int32_t id = step.cache.table[chunk.list * step.cache.table_pages + slot / kPageSlots];
-      data = *reinterpret_cast<const uint4*>(step.cache.pool + int64_t{id} * kPageBytes + part +
-                                             chunk_offset(slot % kPageSlots, c));
+      const uint8_t* page = step.cache.pool + int64_t{id} * kCachedBytes;
+      if constexpr (kFp8) {
+        data = expand_chunk<kDim>(page, slot % kPageSlots, part != 0, c);
+      } else {
+        data = *reinterpret_cast<const uint4*>(page + part + chunk_offset(slot % kPageSlots, c));
+      }
+    } else if constexpr (kFp8) {
+      float x[kChunkDims];
+      load_dims(rows.row(chunk.first_token + i - chunk.ring, to.head) + c * kChunkDims, rows.vectors, x);
+      data = stored_chunk<kDim>(x);
     } else {
       data = load_chunk(rows.row(chunk.first_token + i - chunk.ring, to.head) + c * kChunkDims, rows.vectors);
     }
@@ -125,7 +134,7 @@ __device__ __forceinline__ uint32_t pack_rows(const PrefillStep& step, const Chu
 }
 
 // Writes one local page and its share of the closed ones. A block per (local page, KV head).
-template <int kDim>
+template <int kDim, bool kFp8>
 __global__ void __launch_bounds__(kPackThreads, 4) pack_kernel(const __grid_constant__ PrefillStep step) {
   constexpr int kPageBytes = page_bytes(kDim);
   __shared__ int32_t non_finite;
@@ -145,8 +154,8 @@ __global__ void __launch_bounds__(kPackThreads, 4) pack_kernel(const __grid_cons
                 info->keep,
                 info->kept_before,
                 chunk.candidates(step.cache)};
-  pack_rows<kDim>(step, chunk, to, step.keys, 0);
-  if (pack_rows<kDim>(step, chunk, to, step.values, values_offset(kDim)) != 0) non_finite = 1;
+  pack_rows<kDim, kFp8>(step, chunk, to, step.keys, 0);
+  if (pack_rows<kDim, kFp8>(step, chunk, to, step.values, values_offset(kDim)) != 0) non_finite = 1;
   __syncthreads();
   if (threadIdx.x == 0) info->non_finite = non_finite;
 }
