@@ -6,7 +6,7 @@
  *   npm run bench -- --device cuda             whole steps of networks of real sizes, on a GPU
  */
 import { parseArgs } from 'node:util';
-import { openDevice } from '../lib/ops.js';
+import { type Device, openDevice } from '../lib/ops.js';
 import { writeResults } from './harness.js';
 import { commit, machine } from './machine.js';
 import { engineSuite } from './suites/engine.js';
@@ -54,6 +54,12 @@ function settings(): { names: string[]; settings: Settings } {
   return { names, settings: { device, repeats, peer: values.peer } };
 }
 
+/** 'cpu', or the name of the GPU: 'h100-80gb-hbm3'. */
+function label({ name, description }: Device): string {
+  if (name === 'cpu') return name;
+  return description.split(',')[0]!.toLowerCase().replace(/^nvidia /, '').replaceAll(/\W+/g, '-');
+}
+
 try {
   const { names, settings: given } = settings();
   const { cpu, cores } = machine();
@@ -62,7 +68,7 @@ try {
     const results = await SUITES[name]!(given);
     const where = given.device.name === 'cpu' ? '' : ` --device ${given.device.name}`;
     const command = `npm run bench -- --suite ${name}${where}${given.peer ? ' --peer' : ''} --repeats ${given.repeats}`;
-    const path = writeResults(`${given.device.name.replace(/\W/g, '-')}-${name}`, { command, device: given.device.description }, results);
+    const path = writeResults(`${label(given.device)}-${name}`, { command, device: given.device.description }, results);
     console.log(`written: ${path.slice(path.indexOf('bench/results'))}`);
   }
 } catch (error) {

@@ -152,7 +152,12 @@ export function bf16ToFloats(bits: Uint16Array): Float32Array {
 /** Numbers as bf16 bits, rounded to nearest even. */
 export function floatsToBf16(values: Float32Array): Uint16Array {
   const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  return Uint16Array.from(words, (bits) => ((bits & 0x7fffffff) > 0x7f800000 ? (bits >>> 16) | 0x40 : (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16));
+  const halves = new Uint16Array(words.length);
+  for (let i = 0; i < words.length; i++) {
+    const bits = words[i]!;
+    halves[i] = (bits & 0x7fffffff) > 0x7f800000 ? (bits >>> 16) | 0x40 : (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
+  }
+  return halves;
 }
 
 // By constructor name: typed arrays may come from another realm (a vm context, a test runner).

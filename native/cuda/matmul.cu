@@ -1,4 +1,5 @@
-// The matrix product and the packing of its weights, see ops/matmul.h. The product is cuBLASLt's. With bf16
+// The matrix product and the packing of its weights, see ops/matmul.h. The product is cuBLASLt's, or our
+// own for few rows. With bf16
 // weights, an x that is f32 is rounded to bf16 first, for the tensor cores; the sums are in f32. On an exact
 // device such an x becomes three bf16 numbers instead, whose sum it is, and their products are added up in
 // turn. The bias, or 0 where there is nothing to add up, is brought into `out` before and the product is
@@ -11,6 +12,7 @@
 #include "cuda/common/launch.cuh"
 #include "cuda/context.h"
 #include "cuda/convert.h"
+#include "cuda/few_rows_matmul.h"
 #include "cuda/matrix_library.h"
 #include "cuda/operations.h"
 
@@ -68,6 +70,11 @@ bool readable(const View& view, DType dtype) {
 // f32 has 24 significant bits, bf16 has 8.
 constexpr int kParts = 3;
 
+Status multiply(const Product& product, Context& context) {
+  if (few_rows_takes(product, context)) return check(multiply_few_rows(product, context), "matmul");
+  return context.matrices().multiply(product, context);
+}
+
 // The smallest part first, so that less is lost when they are added up.
 Status multiply_parts(Product product, const Rows& x, char* parts, int64_t stride, Context& context) {
   const int64_t part_bytes = product.rows * stride * 2;
@@ -76,11 +83,14 @@ Status multiply_parts(Product product, const Rows& x, char* parts, int64_t strid
                              "matmul splits x"));
   for (int part = kParts - 1; part >= 0; part--) {
     product.x = parts + part * part_bytes, product.x_stride = stride;
-    SPKV_RETURN_IF_ERROR(context.matrices().multiply(product, context));
+    SPKV_RETURN_IF_ERROR(multiply(product, context));
     product.accumulate = true;
   }
   return Status();
 }
+
+// Comes behind the packing: a launch that begins early can overtake this one, but not those before it.
+__global__ void packed_kernel() {}
 
 int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 
@@ -105,6 +115,7 @@ Status matmul(const MatmulParams& params, Execution& execution) {
   product.weight = weight.data, product.weight_stride = leading(weight);
   product.dtype = weight.dtype;
   product.accumulate = params.accumulate || params.bias;
+  product.packed = weight.layout == Layout::kPacked;
 
   // What cannot be read as it is goes through scratch memory, in rows that start at multiples of 16 bytes.
   const bool split = context.exact() && weight.dtype == DType::kBF16 && x.dtype == DType::kF32;
@@ -132,7 +143,7 @@ Status matmul(const MatmulParams& params, Execution& execution) {
     }
     if (split) return multiply_parts(product, rows_of(x), static_cast<char*>(scratch), stride, context);
   }
-  return context.matrices().multiply(product, context);
+  return multiply(product, context);
 }
 
 Status pack_weight(const PackWeightParams& params, Execution& execution) {
@@ -145,7 +156,7 @@ Status pack_weight(const PackWeightParams& params, Execution& execution) {
                                "packing a weight"));
     to += source.shape[0] * depth * dtype_bytes(params.out.dtype);
   }
-  return Status();
+  return check(launch(context(execution).stream(), LaunchShape(), packed_kernel), "packing a weight");
 }
 
 }  // namespace cuda

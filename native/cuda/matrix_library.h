@@ -27,6 +27,7 @@ struct Product {
   int64_t weight_stride = 0;
   DType dtype = DType::kBF16;  // of x and weight
   bool accumulate = false;     // adds to what is in `out`
+  bool packed = false;         // the weight is from pack_weight: no launch just before this one changes it
   // The operand lies the other way round: x as [K, T], weight as [K, N].
   bool x_by_depth = false, weight_by_depth = false;
 };

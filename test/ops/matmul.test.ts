@@ -23,7 +23,7 @@ interface Case {
 const cases: fc.Arbitrary<Case> = fc.record({
   rows: fc.oneof({ weight: 3, arbitrary: rowCounts }, fc.constantFrom(7, 8, 9, 16, 17)),
   stack: fc.array(fc.oneof({ weight: 4, arbitrary: fc.integer({ min: 1, max: 70 }) }, fc.constant(300)), { minLength: 1, maxLength: 4 }),
-  depth: fc.oneof({ weight: 4, arbitrary: fc.integer({ min: 1, max: 130 }) }, fc.constantFrom(256, 515, 1024)),
+  depth: fc.oneof({ weight: 4, arbitrary: fc.integer({ min: 1, max: 130 }) }, fc.constantFrom(256, 515, 512, 1024)),
   dtype: floatTypes,
   bias: fc.constantFrom('none' as const, 'f32' as const, 'bf16' as const),
   packed: fc.boolean(),
@@ -101,6 +101,22 @@ describe.each(testDevices())('matmul on %s', (_, device) => {
       };
       const all = await product(33);
       for (const rows of [1, 2, 5, 16]) expectSame(await product(rows), all.subarray(0, rows * columns));
+    }
+  });
+
+  test('with few rows neither does a GPU', async () => {
+    if (device.name === 'cpu') return; // see above
+    const [depth, columns] = [1536, 300];
+    const weight = packWeight(device.from(inType(normals(columns * depth, random(1)), 'bf16').data, [columns, depth]));
+    const x = inType(normals(16 * depth, random(2)), 'bf16').data as Uint16Array;
+    const product = async (first: number, rows: number) => {
+      const out = device.tensor('f32', [rows, columns]);
+      matmul(out, device.from(x.subarray(first * depth, (first + rows) * depth), [rows, depth]), weight);
+      return (await out.read()) as Float32Array;
+    };
+    const all = await product(0, 16);
+    for (const [first, rows] of [[0, 1], [15, 1], [3, 9]] as const) {
+      expectSame(await product(first, rows), all.subarray(first * columns, (first + rows) * columns));
     }
   });
 
