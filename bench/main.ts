@@ -15,15 +15,17 @@ import { modelSuite } from './suites/model.js';
 import { operationsSuite } from './suites/operations.js';
 import { stepsSuite } from './suites/steps.js';
 import type { Settings, Suite } from './suites/suite.js';
+import { trainingSuite } from './suites/training.js';
 
-const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, engine: engineSuite, steps: stepsSuite };
+const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, engine: engineSuite, steps: stepsSuite, training: trainingSuite };
 /** What runs where no suite is named. */
 const DEFAULT = { cpu: 'ops,model', gpu: 'steps' };
-const HELP = `Usage: npm run bench -- [--suite ops|model|engine|large|steps|all] [--peer] [--device cpu|cuda|cuda:N] [--threads N] [--repeats N]
+const HELP = `Usage: npm run bench -- [--suite ops|model|engine|large|steps|training|all] [--peer] [--device cpu|cuda|cuda:N] [--threads N] [--repeats N]
 
   --suite    ops: single operations; model: the bundled code-6m; engine: the same with many requests
              at once; large: a random Llama of 100 M parameters;
-             steps: decode steps and prompts of networks of real sizes, for GPUs
+             steps: decode steps and prompts of networks of real sizes, for GPUs;
+             training: whole training steps with random weights
              (a comma between several; default ops,model, on a GPU steps)
   --peer     run onnxruntime-node and node-llama-cpp beside, see bench/peers/README.md
   --device   where spkv computes (default cpu); the peers compute on the CPU
