@@ -1,34 +1,90 @@
-"""cuDNN's dense causal attention, through PyTorch, on the prompts of prefill_bench. Prints JSON lines.
-Usage: peer_prefill.py [prefill.jsonl], the output of prefill_bench, to be compared with"""
+"""PyTorch on the prompts of prefill_bench: cuDNN's dense causal attention, and flex_attention with the mask of SP-KV.
+Usage: peer_prefill.py prefill.jsonl RESULT DATE, the first being the output of prefill_bench. Writes both, joined."""
 import json
 import sys
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from triton.testing import do_bench
 
-ours = [json.loads(line) for line in open(sys.argv[1])] if len(sys.argv) > 1 else []
-shapes = {(1, 32768, 128, 32, 8), (1, 8192, 128, 32, 8), (1, 32768, 64, 32, 8), (16, 512, 128, 32, 8)}
+source, result, date = sys.argv[1:]
+ours = [json.loads(line) for line in open(source)]
 torch.manual_seed(0)
 
-for batch, tokens, dim, heads, kv_heads in sorted(shapes):
-    q, k, v = (torch.randn(batch, h, tokens, dim, device="cuda", dtype=torch.bfloat16) for h in (heads, kv_heads, kv_heads))
-    row = dict(what="cudnn", batch=batch, tokens=tokens, dim=dim, heads=heads, kvHeads=kv_heads,
-               torch=torch.__version__, device=torch.cuda.get_device_name())
+
+def tensors(work):
+    return (torch.randn(work["batch"], heads, work["tokens"], work["dim"], device="cuda", dtype=torch.bfloat16)
+            for heads in (work["heads"], work["kvHeads"], work["kvHeads"]))
+
+
+def median_ms(run):
+    run()
+    return do_bench(run, warmup=100, rep=300, return_mode="median")
+
+
+def time_cudnn(work):
+    q, k, v = tensors(work)
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return median_ms(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True))
+
+
+def time_flex(work):
+    q, k, v = tensors(work)
+    group, window = work["heads"] // work["kvHeads"], work["window"]
+    keep = torch.rand(work["batch"], work["kvHeads"], work["tokens"], device="cuda") < work["density"]
+
+    def sees(b, h, i, j):
+        return (i >= j) & ((i - j < window) | keep[b, h // group, j])
+
+    mask = torch.compile(create_block_mask)(sees, work["batch"], work["heads"], work["tokens"], work["tokens"], device="cuda")
+    flex = torch.compile(flex_attention, dynamic=False)
+    return median_ms(lambda: flex(q, k, v, block_mask=mask, enable_gqa=True))
+
+
+def attempt(peer, work):
     try:
-        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-            f = lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-            f()
-            row["ms"] = do_bench(f, warmup=100, rep=300, return_mode="median")
-        row["TFLOPs"] = 4 * dim * heads * batch * tokens * (tokens + 1) / 2 / row["ms"] / 1e9
+        return peer(work)
     except RuntimeError as error:
-        row["error"] = str(error)[:200]
-    print(json.dumps(row), flush=True)
-    for mine in ours:
-        same = (mine["batch"], mine["tokens"], mine["dim"], mine["cached"]) == (batch, tokens, dim, 0)
-        if same and "ms" in row:
-            print(json.dumps(dict(what="ratio", work=mine["work"], density=mine["density"], ours_ms=mine["ms"],
-                                  cudnn_ms=row["ms"], cudnn_over_ours=row["ms"] / mine["ms"])), flush=True)
-    del q, k, v
-    torch.cuda.empty_cache()
+        print(f"{peer.__name__}, {work['work']}: {str(error)[:200]}", file=sys.stderr)
+        return None
+    finally:
+        torch.cuda.empty_cache()
+
+
+cudnn = {}
+for work in ours:
+    if work["cached"] > 0:
+        continue  # the peers have no queries that begin behind cached keys
+    shape = (work["batch"], work["tokens"], work["dim"])
+    if shape not in cudnn:
+        cudnn[shape] = attempt(time_cudnn, work)
+    if cudnn[shape]:
+        dense = 4 * work["dim"] * work["heads"] * work["batch"] * work["tokens"] * (work["tokens"] + 1) / 2
+        work["peerCudnnDenseMs"] = round(cudnn[shape], 4)
+        work["peerCudnnDenseTFLOPs"] = round(dense / cudnn[shape] / 1e9, 1)
+        work["overCudnnDense"] = round(cudnn[shape] / work["ms"], 3)
+    if work["density"] == 0.25 and shape == (1, 32768, 128):
+        flex = attempt(time_flex, work)
+        if flex:
+            work["peerFlexMs"] = round(flex, 4)
+            work["overFlex"] = round(flex / work["ms"], 3)
+    print(json.dumps(work), flush=True)
+
+merged = {
+    "device": torch.cuda.get_device_name(),
+    "date": date,
+    "command": "build-cuda/prefill_bench > prefill.jsonl && python3 bench/cuda/peer_prefill.py prefill.jsonl RESULT DATE",
+    "peer": {"torch": torch.__version__},
+    "notes": {
+        "ms": "packing included, from and to f32 tensors; the peers' are bf16",
+        "TFLOPs": "of the pairs that are visible",
+        "overCudnnDense": "ratio of times: the peer attends the whole prompt",
+        "overFlex": "ratio of times, with the same mask",
+    },
+    "results": ours,
+}
+with open(result, "w") as file:
+    json.dump(merged, file, indent=1)
+    file.write("\n")

@@ -1,7 +1,8 @@
 // Times prefill attention on prompts of real sizes. Build and run, from the root of the repository:
 //
 //   cmake -S . -B build-cuda && cmake --build build-cuda
-//   build-cuda/prefill_bench > prefill.jsonl       one JSON line for each work; see also peer_prefill.py
+//   build-cuda/prefill_bench > prefill.jsonl       one JSON line for each work, or for the one named behind; see also
+//                                                  peer_prefill.py
 //
 // Work is counted from the pairs that are really visible, and each result is compared with float64 in a few
 // rows.
@@ -201,15 +202,13 @@ void time_prefill(const Work& w) {
 
 }  // namespace
 
-int main() {
-  for (double density : {0.05, 0.25, 1.0}) time_prefill({"prompt of 32k", 0, 32768, density});
-  time_prefill({"prompt of 8k", 0, 8192, 0.25});
-  time_prefill({"2k behind 30k", 30720, 2048, 0.25});
-  Work narrow{"prompt of 32k, D 64", 0, 32768, 0.25};
+int main(int argc, char** argv) {
+  Work narrow{"prompt of 32k, D 64", 0, 32768, 0.25}, batch{"16 prompts of 512", 0, 512, 0.25};
   narrow.dim = 64;
-  time_prefill(narrow);
-  Work batch{"16 prompts of 512", 0, 512, 0.25};
   batch.batch = 16;
-  time_prefill(batch);
+  for (const Work& work : {Work{"prompt of 32k", 0, 32768, 0.05}, Work{"prompt of 32k", 0, 32768, 0.25},
+                           Work{"prompt of 32k", 0, 32768, 1}, Work{"prompt of 8k", 0, 8192, 0.25},
+                           Work{"2k behind 30k", 30720, 2048, 0.25}, narrow, batch})
+    if (argc < 2 || work.name == argv[1]) time_prefill(work);
   return 0;
 }

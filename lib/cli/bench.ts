@@ -8,7 +8,7 @@ import { openDevice } from '../index.js';
 import { amount, bytes, count, duration, percent, rate, table } from './format.js';
 import { onInterrupt } from './interrupt.js';
 import { print, printJson, warner } from './open.js';
-import { addOutputOptions, DEVICE_HELP, examples, type OutputFlags, whole } from './options.js';
+import { addOutputOptions, DEVICE_HELP, examples, list, type OutputFlags, whole } from './options.js';
 import { Progress } from './progress.js';
 import { colorDepth, Style } from './terminal.js';
 
@@ -64,11 +64,6 @@ function common(command: Command): Command {
     .option('--density <shares>', 'average share of pairs kept; 1 is dense', densities, [0.25, 1])
     .addOption(new Option('--skew <kind>', 'how the share differs between heads').choices(SKEWS).default('beta'));
   return addOutputOptions(command, 'write one JSON object with settings and results');
-}
-
-/** A comma between several values. */
-function list<T>(parse: (text: string) => T): (text: string) => T[] {
-  return (text) => text.split(',').map(parse);
 }
 
 function wholeText(min: number): (text: string) => number {

@@ -1,6 +1,7 @@
 import { CommanderError } from 'commander';
 import { SpkvError } from '../errors.js';
 import { Interrupted } from './interrupt.js';
+import { flagName } from './options.js';
 
 /** Exit codes of every command; EXIT_HELP says the same to people. */
 export const EXIT = { ok: 0, failure: 1, usage: 2, interrupted: 130 } as const;
@@ -25,9 +26,7 @@ export function report(error: unknown): number {
 
 /** Arguments of the library are options here. */
 function withOptionNames(message: string): string {
-  return message.replace(/ for (device|threads|cacheDtype|kvMemory|maxTokens|threshold|stop)\b/g, (_, name: string) => {
-    return ` for --${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
-  });
+  return message.replace(/ for (device|threads|cacheDtype|kvMemory|maxTokens|threshold|stop)\b/g, (_, name: string) => ` for ${flagName(name)}`);
 }
 
 /** `CODE: message` where there is a code. */

@@ -10,8 +10,8 @@ export interface Interrupt extends Disposable {
 
 export class Interrupted extends Error {}
 
-/** Listens for Ctrl-C (SIGINT) until disposed. A second one ends the process at once. */
-export function onInterrupt(): Interrupt {
+/** Listens for Ctrl-C (SIGINT), or for the signals named, until disposed. A second one ends the process at once. */
+export function onInterrupt(signals: readonly NodeJS.Signals[] = ['SIGINT']): Interrupt {
   const controller = new AbortController();
   let requested = false;
   let handedOver = false;
@@ -20,7 +20,7 @@ export function onInterrupt(): Interrupt {
     requested = true;
     if (!handedOver) controller.abort(new Interrupted('interrupted'));
   };
-  process.on('SIGINT', listener);
+  for (const signal of signals) process.on(signal, listener);
   return {
     get requested() {
       return requested;
@@ -30,7 +30,7 @@ export function onInterrupt(): Interrupt {
       handedOver = true;
     },
     [Symbol.dispose]() {
-      process.off('SIGINT', listener);
+      for (const signal of signals) process.off(signal, listener);
     },
   };
 }

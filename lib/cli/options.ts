@@ -46,6 +46,11 @@ export function real(min: number, max = Infinity): (text: string) => number {
   };
 }
 
+/** A parser of several values with a comma between them. */
+export function list<T>(parse: (text: string) => T): (text: string) => T[] {
+  return (text) => text.split(',').map(parse);
+}
+
 /** A parser of sizes in bytes: 1048576, 512M, 2G, 1.5GiB; units are powers of 1,024. */
 export function size(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?$/i.exec(text.trim());
@@ -65,6 +70,11 @@ function sampling(name: keyof SamplingOptions): (text: string) => number {
   };
 }
 
+/** cacheDtype as --cache-dtype. */
+export function flagName(option: string): string {
+  return `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
+
 function numeric(text: string): number {
   return text.trim() === '' ? NaN : Number(text);
 }
@@ -73,7 +83,8 @@ function range(min: number, max: number): string {
   return max === Infinity ? `of at least ${min}` : `from ${min} to ${max}`;
 }
 
-function repeated(value: string, before: string[] = []): string[] {
+/** A parser of options that may be given several times. */
+export function repeated(value: string, before: string[] = []): string[] {
   if (value === '') throw new InvalidArgumentError('Expected a text that is not empty.');
   return [...before, value];
 }
@@ -130,6 +141,6 @@ export function generateOptions(flags: GenerationFlags): GenerateOptions {
 }
 
 /** The named properties that are there: the library refuses what it does not know. */
-function pick<T extends object, K extends keyof T>(from: T, names: readonly K[]): Pick<T, K> {
+export function pick<T extends object, K extends keyof T>(from: T, names: readonly K[]): Pick<T, K> {
   return Object.fromEntries(names.filter((name) => from[name] !== undefined).map((name) => [name, from[name]])) as Pick<T, K>;
 }

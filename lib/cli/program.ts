@@ -8,6 +8,7 @@ import { registerGenerate } from './generate.js';
 import { registerInspect } from './inspect.js';
 import { examples } from './options.js';
 import { packageVersion } from './paths.js';
+import { registerTrain } from './train.js';
 
 /** All commands. `output` takes what commander writes itself: help and usage errors. */
 export function createProgram(output: OutputConfiguration = {}): Command {
@@ -23,6 +24,7 @@ export function createProgram(output: OutputConfiguration = {}): Command {
   registerGenerate(program);
   registerChat(program);
   registerInspect(program);
+  registerTrain(program);
   registerDemo(program);
   registerBench(program);
   registerBuild(program);

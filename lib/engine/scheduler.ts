@@ -146,13 +146,17 @@ export class Scheduler {
 
   /** The prompt has been read for all texts of the request. */
   async #fork(choice: Choice): Promise<void> {
-    const { siblings } = choice;
+    const { siblings, sequence, request } = choice;
     choice.forked = true;
-    choice.forecast = undefined;
-    for (const sibling of siblings) {
-      sibling.sequence = await choice.sequence!.fork();
-      sibling.exact = choice.exact;
-      this.#running.add(sibling);
+    choice.forecast = undefined; // what is shared is copied when it is written to
+    try {
+      for (const sibling of siblings) {
+        sibling.sequence = await sequence!.fork();
+        sibling.exact = choice.exact;
+        this.#running.add(sibling);
+      }
+    } catch (error) {
+      request.fail(error);
     }
   }
 

@@ -1,3 +1,4 @@
+import { BYTES } from './byte-level.js';
 import { type MakeStep, planSteps, type Step } from './decoder-steps.js';
 import type { Tokenizer } from './tokenizer.js';
 import { Utf8Stream } from './utf8.js';
@@ -80,17 +81,6 @@ class ByteLevelPieces implements Pieces {
     return this.#bytes.flush();
   }
 }
-
-/** GPT-2's characters for bytes: printable ones stand for themselves, the others are counted up from U+0100. */
-const BYTES: ReadonlyMap<string, number> = new Map(
-  (function* () {
-    let others = 0;
-    for (let byte = 0; byte < 256; byte++) {
-      const printable = (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
-      yield [String.fromCharCode(printable ? byte : 0x100 + others++), byte] as const;
-    }
-  })(),
-);
 
 /** The steps of a decoder, one after another. */
 class SteppedPieces implements Pieces {

@@ -3,6 +3,7 @@ import { boolean, invalid, isInteger, options as checkOptions, string } from '..
 import { SpkvError } from '../errors.js';
 import { fileError, mismatch, readOptionalText } from '../files.js';
 import { type JsonObject, parseJsonObject } from '../json.js';
+import { byteTokens, encodeBytes } from './byte-level.js';
 import { type LibraryTokenizer, Tokenizer as Library } from './library.js';
 import { readTokenizerConfig, type TokenizerConfig } from './tokenizer-config.js';
 import { checkTokenizerFile, type TokenizerFile } from './tokenizer-file.js';
@@ -42,6 +43,8 @@ export class Tokenizer {
   readonly #added: ReadonlySet<string>;
   readonly #special: ReadonlySet<string>;
   readonly #addBos: boolean;
+  /** Of a tokenizer to which text is its bytes. */
+  readonly #byteTokens: Uint32Array | undefined;
 
   /** @internal Use {@link loadTokenizer}. */
   constructor(path: string, file: TokenizerFile, config: TokenizerConfig) {
@@ -50,6 +53,7 @@ export class Tokenizer {
     this.wordSuffix = file.wordSuffix;
     this.#library = createLibrary(path, file, config);
     this.vocabSize = this.#library.model.vocab.length;
+    this.#byteTokens = plainText(config) ? byteTokens(file) : undefined;
     const { bos_token: bos, eos_token: eos } = config.tokens;
     this.bosTokenId = bos === undefined ? undefined : this.#library.token_to_id(bos);
     this.eosTokenId = eos === undefined ? undefined : this.#library.token_to_id(eos);
@@ -71,10 +75,7 @@ export class Tokenizer {
     string(text, 'text');
     const { addSpecialTokens = true } = checkOptions(options, 'encode options', ['addSpecialTokens']);
     boolean(addSpecialTokens, 'addSpecialTokens');
-    const all = this.#guard('encode', () =>
-      text === '' && !addSpecialTokens ? [] : this.#library.encode(text, { add_special_tokens: addSpecialTokens }).ids,
-    );
-    const ids = all.filter((id) => id !== undefined);
+    const ids = this.#byteTokens ? encodeBytes(text, this.#byteTokens) : this.#encodeGenerally(text, addSpecialTokens);
     if (addSpecialTokens && this.#addBos && ids[0] !== this.bosTokenId) ids.unshift(this.bosTokenId!);
     return ids;
   }
@@ -120,6 +121,11 @@ export class Tokenizer {
     return this.#added.has(token);
   }
 
+  #encodeGenerally(text: string, addSpecialTokens: boolean): number[] {
+    if (text === '' && !addSpecialTokens) return [];
+    return this.#guard('encode', () => this.#library.encode(text, { add_special_tokens: addSpecialTokens }).ids.filter((id) => id !== undefined));
+  }
+
   #guard<T>(action: string, run: () => T): T {
     try {
       return run();
@@ -127,6 +133,11 @@ export class Tokenizer {
       throw libraryError(this.path, `could not be used to ${action}`, error);
     }
   }
+}
+
+/** Whether tokenizer_config.json leaves text as it is. */
+function plainText({ fields: { remove_space, do_lowercase_and_remove_accent } }: TokenizerConfig): boolean {
+  return remove_space !== true && do_lowercase_and_remove_accent !== true;
 }
 
 function createLibrary(path: string, file: TokenizerFile, config: TokenizerConfig): LibraryTokenizer {

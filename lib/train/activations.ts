@@ -34,6 +34,7 @@ export interface Passing {
   normed: Tensor; //      [T, C]
   activated: Tensor; //   [T, F]
   utilities: Tensor; //   [T, G] f32
+  priced: Tensor; //      [T, G] f32: utilities times their price
   final: Tensor; //       [T, C] f32: the residual stream after the last layer
   losses: Tensor; //      [T] f32
   logits: Tensor; //      [at most chunk, V]
@@ -101,6 +102,7 @@ export class TrainingMemory {
       normed: row(type, C),
       activated: row(type, F),
       utilities: row('f32', G),
+      priced: row('f32', G),
       final: row('f32', C),
       losses: device.tensor('f32', [tokens]),
       dx,

@@ -72,6 +72,7 @@ function backwardAttention(pass: Pass, index: number, w: LayerWeights, d: LayerW
     ops.rmsNormBackward(dk, d.kNorm!, dk, a.raw.k, w.kNorm!, config.rmsNormEps);
   }
   if (learns) {
+    if (pass.penalty) addPenalty(pass, index, w, pass.penalty);
     ops.predictUtilityBackward(
       passing.dHidden!, d.predictor!.weight, d.predictor!.bias, dGates, a.hidden!, w.predictor!.weight, w.predictor!.bias,
     );
@@ -84,6 +85,14 @@ function backwardAttention(pass: Pass, index: number, w: LayerWeights, d: LayerW
   const first = config.attentionBias.qkv ? 0 : dQkv.shape[1]! - (passing.dHidden?.shape[1] ?? 0);
   if (d.qkvBias && first < rows) ops.columnSums(d.qkvBias.slice(0, first, rows), dQkv.slice(1, first, rows));
   ops.rmsNormBackward(dx, d.inputNorm, dNormed, a.x, w.inputNorm, config.rmsNormEps, true);
+}
+
+/** The gradient of a cost that grows with the utilities u: with respect to log u it is u itself, times its price. */
+function addPenalty({ activations }: Pass, index: number, { predictor }: LayerWeights, penalty: Tensor): void {
+  const { utilities, priced, dGates } = activations.passing;
+  ops.predictUtility(utilities, activations.layers[index]!.hidden!, predictor!.weight, predictor!.bias);
+  ops.matmul(priced, utilities, penalty);
+  ops.add(dGates, dGates, priced);
 }
 
 /** The gradients of a matrix product: of its weight, its bias and its input. */

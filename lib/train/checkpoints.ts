@@ -26,6 +26,8 @@ export interface RunState {
   seconds: number;
   /** The checkpoint with the lowest validation loss so far. */
   best: { step: number; loss: number } | null;
+  /** Of the data, which must not change. */
+  trainingTokens: number;
 }
 
 /** A checkpoint in Hugging Face layout, to be written. */
@@ -64,11 +66,6 @@ export class Checkpoints {
   async prune(keep: number, others: readonly number[]): Promise<void> {
     const steps = await this.list();
     for (const step of steps.slice(0, -keep)) if (!others.includes(step)) await remove(this.path(step));
-  }
-
-  /** Removes those after `step`: the run goes on from there. */
-  async rewind(step: number): Promise<void> {
-    for (const later of await this.list()) if (later > step) await remove(this.path(later));
   }
 
   /** Removes what a killed process has left half written. */

@@ -21,6 +21,8 @@ export interface Pass {
   mode: TrainingMode;
   /** What utilities would be kept, for each layer; null where nobody asks. */
   kept: { counts: Tensor /* [L, G, N] i32 */; thresholds: Tensor /* [N] */ } | null;
+  /** [G, G], on its diagonal what a utility of 1 adds to the loss; null where utilities are free. */
+  penalty: Tensor | null;
 }
 
 /** Enqueues the forward pass: from passing.ids and positions to passing.final, keeping what the backward pass needs. */

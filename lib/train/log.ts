@@ -1,9 +1,10 @@
 import { appendFile, readFile } from 'node:fs/promises';
 import { failure, kindOf } from '../files.js';
+import type { RecallResult } from './recall.js';
 import { writeWhole } from './write-whole.js';
 
 /** What a run writes to its log, one JSON object a line. Steps are counted from 1: the number of steps done. */
-export type LogRecord = StartRecord | StepRecord | ValidationRecord | SaveRecord | EndRecord;
+export type LogRecord = StartRecord | StepRecord | ValidationRecord | SaveRecord | RecallRecord | EndRecord;
 
 export interface StartRecord {
   kind: 'start';
@@ -60,8 +61,6 @@ export interface ValidationRecord {
   densities: number[][] | null;
   /** Shares of utilities in equal steps from 0 to 1, by layer, KV head and step. */
   histograms: number[][][] | null;
-  /** Share of the values of needles that are given back exactly, with hard gates at the run's threshold. */
-  recall: number | null;
 }
 
 export interface SaveRecord {
@@ -69,6 +68,13 @@ export interface SaveRecord {
   step: number;
   path: string;
   best: boolean;
+}
+
+/** At the end of a run with needles: what the finished model remembers of notes in held-out text. */
+export interface RecallRecord {
+  kind: 'recall';
+  step: number;
+  results: RecallResult[];
 }
 
 export interface EndRecord {

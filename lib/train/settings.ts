@@ -47,6 +47,7 @@ export const SETTINGS = {
   predictorBias: { kind: 'number', min: -50, max: 50, default: 5, help: 'where new predictors start: 5 keeps nearly all' },
   softShare: { kind: 'number', min: 0, max: 1, default: 0.75, help: 'share of the steps with soft gates, before they become hard' },
   annealSteps: { kind: 'integer', min: 1, default: 500, help: 'steps in which they become hard, at most half of what is left' },
+  densityWeight: { kind: 'number', min: 0, max: 1e6, default: 0, help: 'added to the loss: this much times the mean utility' },
   // From what
   packing: { kind: 'choice', choices: ['documents', 'stream'], default: 'documents', help: 'documents: they do not see each other in a sequence; stream: they do' },
   needles: { kind: 'number', min: 0, max: 1, default: 0, help: 'share of sequences with notes that are asked for at the end' },

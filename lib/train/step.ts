@@ -24,6 +24,8 @@ export interface TrainingStepOptions {
   logitRows?: number;
   /** Utilities from which pairs are counted as kept, see {@link BatchResult.kept}. Defaults to the config's threshold alone. */
   thresholds?: readonly number[];
+  /** Adds so much times the mean utility, over layers, heads and tokens, to the loss that is learned. Defaults to 0. */
+  densityWeight?: number;
 }
 
 /** Documents packed one after another: document b has the tokens offsets[b] to offsets[b + 1] of ids. */
@@ -47,7 +49,7 @@ export interface BatchResult {
   density: Float64Array | null;
 }
 
-const OPTIONS = ['tokens', 'window', 'recompute', 'logitRows', 'thresholds'] as const;
+const OPTIONS = ['tokens', 'window', 'recompute', 'logitRows', 'thresholds', 'densityWeight'] as const;
 const LOGITS = 2 ** 24;
 
 /**
@@ -67,6 +69,7 @@ export class TrainingStep implements Disposable {
   readonly #thresholds: Tensor; //  [N]
   readonly #counts: Tensor; //      [L, G, N] i32
   readonly #lossSum: Tensor; //     [1]
+  readonly #penalty: Tensor | null; // [G, G]
   /** Targets whose gradients have been added up since the last update. */
   #tokens = 0;
 
@@ -88,6 +91,8 @@ export class TrainingStep implements Disposable {
     this.#thresholds = device.from(Float32Array.from(this.thresholds));
     this.#counts = device.tensor('i32', [layers, kvHeads, this.thresholds.length]);
     this.#lossSum = device.tensor('f32', [1]);
+    const densityWeight = number(given.densityWeight ?? 0, 'densityWeight', 0);
+    this.#penalty = densityWeight > 0 ? device.from(diagonal(kvHeads, densityWeight / (layers * kvHeads)), [kvHeads, kvHeads]) : null;
   }
 
   /** Updates done so far. */
@@ -141,7 +146,7 @@ export class TrainingStep implements Disposable {
       ops.fill(this.#lossSum, 0);
       const pass: Pass = {
         config: this.config, weights: this.parameters.weights, inverseFrequencies: this.#frequencies, activations,
-        offsets: boundaries, window: this.window, mode, kept: { counts: this.#counts, thresholds: this.#thresholds },
+        offsets: boundaries, window: this.window, mode, kept: { counts: this.#counts, thresholds: this.#thresholds }, penalty: this.#penalty,
       };
       forward(pass);
       learn(pass);
@@ -176,7 +181,7 @@ export class TrainingStep implements Disposable {
   dispose(): void {
     this.#memory.dispose();
     this.optimizer.dispose();
-    for (const tensor of [this.#frequencies, this.#thresholds, this.#counts, this.#lossSum]) tensor.dispose();
+    for (const tensor of [this.#frequencies, this.#thresholds, this.#counts, this.#lossSum, this.#penalty]) tensor?.dispose();
   }
 
   [Symbol.dispose](): void {
@@ -196,6 +201,11 @@ function checkBatch(batch: Batch, most: number): Batch {
     throw invalid(`offsets that rise from 0 to ${ids.length}`, 'offsets', `[${offsets.subarray(0, 8).join(', ')}${offsets.length > 8 ? ', ...' : ''}]`);
   }
   return { ids, targets, offsets };
+}
+
+/** A square matrix with `value` on its diagonal. */
+function diagonal(size: number, value: number): Float32Array {
+  return Float32Array.from({ length: size * size }, (_, i) => (i % (size + 1) === 0 ? value : 0));
 }
 
 /** Every document begins at position 0. */

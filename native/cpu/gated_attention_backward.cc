@@ -245,7 +245,7 @@ void finish(const GatedAttentionBackwardParams& params, const Plan& plan, const 
     const bool is_kept = kept < unit.kept.count && unit.kept.positions[kept] == t;
     float *d_k = output_row(params.dk, unit.token + t, unit.head),
           *d_v = output_row(params.dv, unit.token + t, unit.head);
-    const float *near = unit.near + t * width, *far = unit.far + kept * width;
+    const float *near = unit.near + t * width, *far = is_kept ? unit.far + kept * width : nullptr;
     for (int64_t d = 0; d < plan.dim; d++) {
       d_k[d] = near[d] + (is_kept ? far[d] : 0.0f);
       d_v[d] = near[rows + d] + (is_kept ? far[rows + d] : 0.0f);

@@ -6,6 +6,7 @@
 // order is that of one uninterrupted loop over k.
 #include "cpu/microkernel.h"
 #include "cpu/packed.h"
+#include "cpu/scratch.h"
 
 SPKV_ISA_BEGIN
 
@@ -137,9 +138,30 @@ static int64_t pieces(int64_t rows, int64_t columns, int64_t depth, int64_t thre
   return smaller(divide_up(work / 65536, threads), int64_t{8}) * threads;
 }
 
-Status matmul(const MatmulParams& params, Execution& execution) {
+// A plain weight is packed by every block of rows that meets it. With many blocks it is packed once, before,
+// unless it is large; the sums are the same.
+static Status pack_for_many_rows(MatmulParams* params, Execution& execution) {
+  constexpr int64_t kManyRows = 2 * kBlockRows, kMostBytes = int64_t{64} << 20;
+  const View weight = params->weight;
+  const int64_t bytes = packed_bytes(weight.dtype, weight.shape[0], weight.shape[1]);
+  if (weight.layout == Layout::kPacked || params->x.shape[0] < kManyRows || bytes > kMostBytes)
+    return Status();
+  PackWeightParams pack;
+  pack.out = weight;
+  pack.out.layout = Layout::kPacked;
+  pack.out.data = cpu::scratch(bytes);
+  if (!pack.out.data) return no_scratch(bytes);
+  pack.count = 1;
+  pack.sources[0] = weight;
+  params->weight = pack.out;
+  return pack_weight(pack, execution);
+}
+
+Status matmul(const MatmulParams& given, Execution& execution) {
+  MatmulParams params = given;
   const int64_t rows = params.out.shape[0], columns = params.out.shape[1], depth = params.x.shape[1];
   if (rows == 0 || columns == 0) return Status();
+  SPKV_RETURN_IF_ERROR(pack_for_many_rows(&params, execution));
   const int64_t threads = execution.pool->threads();
   const int64_t wanted = pieces(rows, columns, depth, threads);
   const int64_t panels = divide_up(columns, kPanelColumns);

@@ -15,6 +15,7 @@
 
 #include "cuda/common/page.cuh"
 #include "cuda/common/ptx.cuh"
+#include "cuda/common/ring.cuh"
 #include "cuda/decode_attention.h"
 #include "cuda/decode_tile.cuh"
 
@@ -64,20 +65,6 @@ struct alignas(1024) BlockMemory {
   uint64_t item_full[kItemSlots], item_empty[kItemSlots];
   uint64_t merge_full, merge_empty;
   int last;
-};
-
-// A place in a ring and the parity of its phase.
-template <int kSize>
-struct RingPosition {
-  int index = 0;
-  uint32_t phase = 0;
-
-  __device__ __forceinline__ void advance() {
-    if (++index == kSize) {
-      index = 0;
-      phase ^= 1;
-    }
-  }
 };
 
 // Rows and place in the table of the units of an item: see StepPlan.

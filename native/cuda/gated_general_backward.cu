@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kTileThreads) product_kernel(BackwardParams p,
 
 // Grid: tiles of own rows as find_tile counts them, KV heads.
 template <int kDim, bool kOwnKeys>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, 4)
     backward_tile_kernel(const __grid_constant__ BackwardParams p) {
   using Memory = BackwardMemory<kDim>;
   constexpr int kRows = Memory::kRows, kOwn = kTileWarps * kRows, kLaneDims = kDim / 32;

@@ -4,8 +4,7 @@
 // New keys and values are first brought into pages like those of the cache, in scratch memory:
 //
 //   local pages     [offsets[b] / 64 + b * (ceil(window / 64) + 1) + p][G]   local pairs 64p .. 64p + 63
-//   closed pages    [offsets[b] / 64 + b + p][G]                             kept pairs of rank 64p .. 64p +
-//   63
+//   closed pages    [offsets[b] / 64 + b + p][G]                             kept pairs 64p .. 64p + 63
 //
 // Where a sequence's pages begin depends on the offsets alone, so nothing has to be planned on the host.
 #pragma once
@@ -14,6 +13,7 @@
 
 #include "cuda/cache_state.h"
 #include "cuda/common/page.cuh"
+#include "cuda/common/ptx.cuh"
 
 namespace spkv {
 namespace cuda {
@@ -22,7 +22,7 @@ namespace cuda {
 struct LocalPage {
   uint64_t keep;        // bit r: pair r is kept
   int32_t kept_before;  // kept pairs in the local pages before
-  int32_t non_finite;   // whether a value is not a finite number
+  int32_t non_finite;   // whether a value is not a finite number; the page has 0 in its place
 };
 
 // A tensor [T][heads][D] of f32.
@@ -46,17 +46,22 @@ struct PrefillStep {
   float scale_log2;
   uint8_t *local_pages, *closed_pages;
   LocalPage* local_info;  // as local_pages
+  // [local page][D] bit r: this component of pair r's value is not finite. Only of pages that say so.
+  uint64_t* non_finite;
+  int tokens;
+  int32_t* next_item;  // the first that no block has, where blocks take one after another
 
   __host__ __device__ int extra_local_pages() const {
     return (cache.window + kPageSlots - 1) / kPageSlots + 1;
   }
-  __device__ int64_t first_local_page(int b) const {
-    return offsets[b] / kPageSlots + int64_t{b} * extra_local_pages();
+  __device__ int first_local_page(int b) const { return offsets[b] / kPageSlots + b * extra_local_pages(); }
+  int local_page_count() const { return tokens / kPageSlots + batch * extra_local_pages(); }
+  __device__ int first_closed_page(int b) const { return offsets[b] / kPageSlots + b; }
+  int closed_page_count() const { return tokens / kPageSlots + batch; }
+  // Of (tile of query rows, KV head).
+  __host__ __device__ int item_count(int tile_rows) const {
+    return (tokens * group / tile_rows + batch) * cache.kv_heads;
   }
-  int64_t local_page_count(int64_t tokens) const {
-    return tokens / kPageSlots + int64_t{batch} * extra_local_pages();
-  }
-  __device__ int64_t first_closed_page(int b) const { return offsets[b] / kPageSlots + b; }
 };
 
 // Bits [begin, end) of 64; bounds may lie outside.
@@ -72,9 +77,29 @@ __device__ __forceinline__ uint32_t non_finite_halves(uint32_t pair) {
          ((pair & 0x7f800000u) == 0x7f800000u ? 0xffff0000u : 0u);
 }
 
+// 8 numbers of a row.
+__device__ __forceinline__ void load_dims(const float* from, bool vectors, float (&x)[kChunkDims]) {
+  if (vectors) {
+    float4 low = __ldg(reinterpret_cast<const float4*>(from));
+    float4 high = __ldg(reinterpret_cast<const float4*>(from) + 1);
+    x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
+    x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+  } else {
+#pragma unroll
+    for (int i = 0; i < kChunkDims; i++) x[i] = __ldg(from + i);
+  }
+}
+
+__device__ __forceinline__ uint4 load_chunk(const float* from, bool vectors) {
+  float x[kChunkDims];
+  load_dims(from, vectors, x);
+  return make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]),
+                    pack_bf16(x[6], x[7]));
+}
+
 // The last sequence whose first(b) is at most `index`. first rises.
 template <typename First>
-__device__ __forceinline__ int find_sequence(int batch, int64_t index, const First& first) {
+__device__ __forceinline__ int find_sequence(int batch, int index, const First& first) {
   int low = 0, high = batch;
   while (high - low > 1) {
     int middle = (low + high) / 2;
@@ -93,7 +118,7 @@ struct Chunk {
   int length;               // pairs cached
   int ring;                 // of these, live in the ring: the first local pairs
   int64_t list;
-  int64_t local_page, closed_page;  // the first ones; the next is kv_heads further on
+  int local_page, closed_page;  // the first ones; the next is kv_heads further on
 
   __device__ __forceinline__ Chunk(const PrefillStep& step, int b, int head) {
     int slot = step.slots[b];

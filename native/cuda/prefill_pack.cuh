@@ -1,9 +1,6 @@
 // Brings the local pairs of a step into pages, and finds out which of them are kept.
 #pragma once
 
-#include <cuda_bf16.h>
-
-#include "cuda/common/ptx.cuh"
 #include "cuda/prefill_chunk.cuh"
 
 namespace spkv {
@@ -11,26 +8,6 @@ namespace cuda {
 
 constexpr int kKeepThreads = 512;
 constexpr int kPackThreads = 256;
-
-// 8 numbers of a row.
-__device__ __forceinline__ void load_dims(const float* from, bool vectors, float (&x)[kChunkDims]) {
-  if (vectors) {
-    float4 low = __ldg(reinterpret_cast<const float4*>(from));
-    float4 high = __ldg(reinterpret_cast<const float4*>(from) + 1);
-    x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
-    x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
-  } else {
-#pragma unroll
-    for (int i = 0; i < kChunkDims; i++) x[i] = __ldg(from + i);
-  }
-}
-
-__device__ __forceinline__ uint4 load_chunk(const float* from, bool vectors) {
-  float x[kChunkDims];
-  load_dims(from, vectors, x);
-  return make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]),
-                    pack_bf16(x[6], x[7]));
-}
 
 // Whether local pair i is kept.
 __device__ __forceinline__ bool is_kept(const PrefillStep& step, const Chunk& chunk, int head,
@@ -48,6 +25,7 @@ __device__ __forceinline__ bool is_kept(const PrefillStep& step, const Chunk& ch
 // Fills in `keep` and `kept_before` of a list's local pages. A block per (sequence, KV head).
 __global__ void __launch_bounds__(kKeepThreads) keep_kernel(const __grid_constant__ PrefillStep step) {
   __shared__ int32_t warp_counts[kKeepThreads / 32];
+  if (blockIdx.x == 0 && threadIdx.x == 0) *step.next_item = 0;
   int heads = step.cache.kv_heads, head = blockIdx.x % heads, b = blockIdx.x / heads, warp = threadIdx.x / 32,
       lane = threadIdx.x % 32;
   Chunk chunk(step, b, head);
@@ -92,13 +70,27 @@ struct PackedPage {
   int kept_before, candidates;
 };
 
+// Sets the halves of the words to 0 that are not finite, and notes where in the page they were: `slots` has a
+// number for each of the chunk's components.
+__device__ __forceinline__ uint4 clear_non_finite(uint4 data, int row, unsigned long long* slots) {
+  uint32_t words[4] = {data.x, data.y, data.z, data.w};
+  for (int i = 0; i < 4; i++) {
+    uint32_t bad = non_finite_halves(words[i]);
+    words[i] &= ~bad;
+    if (bad & 0xffffu) atomicOr(slots + 2 * i, 1ull << row);
+    if (bad & 0xffff0000u) atomicOr(slots + 2 * i + 1, 1ull << row);
+  }
+  return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
 // Writes the keys or values of a local page, and those that are kept and will leave a window to the closed
-// pages. `part` is where in a page they are. Returns a number that is not 0 if one is not finite.
+// pages. `part` is where in a page they are. With `slots`, one number per component, clears what is not
+// finite in the local page, and says whether there was any.
 template <int kDim>
-__device__ __forceinline__ uint32_t pack_rows(const PrefillStep& step, const Chunk& chunk,
-                                              const PackedPage& to, const Rows& rows, int part) {
+__device__ __forceinline__ bool pack_rows(const PrefillStep& step, const Chunk& chunk, const PackedPage& to,
+                                          const Rows& rows, int part, unsigned long long* slots) {
   constexpr int kRowChunks = kDim / kChunkDims, kPageBytes = page_bytes(kDim);
-  uint32_t bad = 0;
+  bool cleared = false;
 #pragma unroll 4
   for (int item = threadIdx.x; item < kPageSlots * kRowChunks; item += kPackThreads) {
     int c = item % kRowChunks, row = item / kRowChunks, i = to.page * kPageSlots + row;
@@ -112,43 +104,47 @@ __device__ __forceinline__ uint32_t pack_rows(const PrefillStep& step, const Chu
     } else {
       data = load_chunk(rows.row(chunk.first_token + i - chunk.ring, to.head) + c * kChunkDims, rows.vectors);
     }
-    bad |= non_finite_halves(data.x) | non_finite_halves(data.y) | non_finite_halves(data.z) |
-           non_finite_halves(data.w);
-    *reinterpret_cast<uint4*>(to.local + part + chunk_offset(row, c)) = data;
     if (i < to.candidates && (to.keep >> row & 1)) {
       int rank = to.kept_before + __popcll(to.keep & bit_range(0, row));
       uint8_t* page = to.closed + int64_t{rank / kPageSlots} * step.cache.kv_heads * kPageBytes;
       *reinterpret_cast<uint4*>(page + part + chunk_offset(rank % kPageSlots, c)) = data;
     }
+    if (slots && (non_finite_halves(data.x) | non_finite_halves(data.y) | non_finite_halves(data.z) |
+                  non_finite_halves(data.w)) != 0) {
+      data = clear_non_finite(data, row, slots + c * kChunkDims);
+      cleared = true;
+    }
+    *reinterpret_cast<uint4*>(to.local + part + chunk_offset(row, c)) = data;
   }
-  return bad;
+  return cleared;
 }
 
 // Writes one local page and its share of the closed ones. A block per (local page, KV head).
 template <int kDim>
 __global__ void __launch_bounds__(kPackThreads, 4) pack_kernel(const __grid_constant__ PrefillStep step) {
   constexpr int kPageBytes = page_bytes(kDim);
-  __shared__ int32_t non_finite;
+  __shared__ unsigned long long slots[kDim];  // see PrefillStep::non_finite
   int heads = step.cache.kv_heads, head = blockIdx.x % heads, index = blockIdx.x / heads;
   int b = find_sequence(step.batch, index, [&](int i) { return step.first_local_page(i); });
-  int page = static_cast<int>(index - step.first_local_page(b));
+  int page = index - step.first_local_page(b);
   Chunk chunk(step, b, head);
   if (chunk.tokens == 0 || page * kPageSlots >= chunk.local_pairs()) return;
-  if (threadIdx.x == 0) non_finite = 0;
+  if (threadIdx.x < kDim) slots[threadIdx.x] = 0;
   __syncthreads();
-  int64_t number = chunk.local_page + int64_t{page} * heads;
+  int64_t number = chunk.local_page + page * heads;
   LocalPage* info = step.local_info + number;
   PackedPage to{page,
                 head,
                 step.local_pages + number * kPageBytes,
-                step.closed_pages + chunk.closed_page * kPageBytes,
+                step.closed_pages + int64_t{chunk.closed_page} * kPageBytes,
                 info->keep,
                 info->kept_before,
                 chunk.candidates(step.cache)};
-  pack_rows<kDim>(step, chunk, to, step.keys, 0);
-  if (pack_rows<kDim>(step, chunk, to, step.values, values_offset(kDim)) != 0) non_finite = 1;
-  __syncthreads();
+  pack_rows<kDim>(step, chunk, to, step.keys, 0, nullptr);
+  bool cleared = pack_rows<kDim>(step, chunk, to, step.values, values_offset(kDim), slots);
+  int non_finite = __syncthreads_or(cleared);
   if (threadIdx.x == 0) info->non_finite = non_finite;
+  if (non_finite && threadIdx.x < kDim) step.non_finite[number * kDim + threadIdx.x] = slots[threadIdx.x];
 }
 
 }  // namespace cuda

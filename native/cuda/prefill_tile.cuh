@@ -94,38 +94,6 @@ struct PrefillTile {
     }
   }
 
-  // Turns the components of the output into NaN to which a pair contributes that is visible and whose value
-  // there is not finite.
-  __device__ __forceinline__ void spread_non_finite(uint32_t values, const uint64_t* visible) {
-    constexpr uint32_t kOne = 0x3f80;
-    auto ones = [](uint64_t bits) { return (bits & 1 ? kOne : 0) | (bits & 2 ? kOne << 16 : 0); };
-#pragma unroll
-    for (int m = 0; m < 2; m++) {
-#pragma unroll
-      for (int n = 0; n < kSteps; n++) {
-        float count[2][4] = {};
-#pragma unroll 1
-        for (int k = 0; k < 4; k++) {
-          uint32_t b[4];
-          load_values(values, k, n, b);
-#pragma unroll
-          for (int i = 0; i < 4; i++) b[i] = non_finite_halves(b[i]) & (kOne | kOne << 16);
-          uint64_t low = visible[row_of(m, 0)] >> (16 * k + threadIdx.x % 4 * 2);
-          uint64_t high = visible[row_of(m, 1)] >> (16 * k + threadIdx.x % 4 * 2);
-          uint32_t a[4] = {ones(low), ones(high), ones(low >> 8), ones(high >> 8)};
-          multiply_add(count[0], a, b[0], b[1]);
-          multiply_add(count[1], a, b[2], b[3]);
-        }
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-#pragma unroll
-          for (int j = 0; j < 4; j++)
-            if (count[i][j] > 0) out[m][2 * n + i][j] = NAN;
-        }
-      }
-    }
-  }
-
  private:
   // Pairs [16k, 16k + 16) of components [16n, 16n + 16) of the values, as operand b of two products.
   static __device__ __forceinline__ void load_values(uint32_t values, int k, int n, uint32_t (&b)[4]) {

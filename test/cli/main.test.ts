@@ -23,10 +23,10 @@ test('--version', async () => {
 test('--help lists the commands and the exit codes', async () => {
   const { code, stdout } = await usage('--help');
   expect(code).toBe(0);
-  for (const part of ['generate', 'chat', 'inspect', 'demo', 'build', 'Exit codes:', '130']) expect(stdout).toContain(part);
+  for (const part of ['generate', 'chat', 'inspect', 'train', 'demo', 'build', 'Exit codes:', '130']) expect(stdout).toContain(part);
 });
 
-test.each(['generate', 'chat', 'inspect', 'demo', 'build'])('%s --help has examples', async (command) => {
+test.each(['generate', 'chat', 'inspect', 'train', 'demo', 'build'])('%s --help has examples', async (command) => {
   const { code, stdout } = await usage(command, '--help');
   expect(code).toBe(0);
   expect(stdout).toMatch(new RegExp(`Examples:\\n  \\$ .*spkv ${command}`));
@@ -51,6 +51,11 @@ describe('refuses', () => {
     ['too many arguments', ['generate', 'x', 'y'], 'too many arguments'],
     ['two prompts', ['generate', 'x', '--file', 'y'], 'not both'],
     ['ids that are none', ['generate', '1 two 3', '--ids'], '--ids takes token ids', '"two"'],
+    ['training without data', ['train', '--model', 'x', '--out', 'y'], 'give the text to train on with --data'],
+    ['training from nothing', ['train', '--data', 'x', '--out', 'y'], '--model', '--config'],
+    ['training without a directory for the run', ['train', '--model', 'x', '--data', 'y'], "required option '-o, --out <dir>' not specified"],
+    ['a misspelled setting of training', ['train', '--out', 'y', '--learning-rat', '1'], "unknown option '--learning-rat'", 'Did you mean --learning-rate?'],
+    ['a setting of training out of range', ['train', '--out', 'y', '--soft-share', '2'], '--soft-share', 'Expected a number from 0 to 1.'],
     ['two texts', ['inspect', '--file', 'x', '--sample'], 'not both'],
   ])('%s', async (_, args, ...parts) => {
     const { code, stdout, stderr } = await usage(...args);

@@ -1,6 +1,9 @@
 // The least of a Context that kernels can be run with: a stream and scratch memory.
 #pragma once
 
+#include <algorithm>
+#include <climits>
+
 #include "cuda/context.h"
 #include "support.cuh"
 
@@ -9,8 +12,9 @@ namespace spkv_test {
 class PlainContext : public Context {
  public:
   // With `poison`, scratch memory is full of NaN whenever it is asked for: its content does not outlive an
-  // operation.
-  explicit PlainContext(bool poison) : poison_(poison) {}
+  // operation. With `most_capability`, the GPU counts as one of at most that compute capability.
+  explicit PlainContext(bool poison, int most_capability = INT_MAX)
+      : poison_(poison), most_capability_(most_capability) {}
 
   spkv::Status finish() override { return check(cudaStreamSynchronize(nullptr), "finish"); }
   spkv::Status launch(const spkv::Graph&, spkv::Execution&, const std::function<bool()>&) override {
@@ -20,7 +24,8 @@ class PlainContext : public Context {
   cudaStream_t stream() const override { return nullptr; }
   int multiprocessors() const override { return attribute(cudaDevAttrMultiProcessorCount); }
   int compute_capability() const override {
-    return attribute(cudaDevAttrComputeCapabilityMajor) * 10 + attribute(cudaDevAttrComputeCapabilityMinor);
+    int own = attribute(cudaDevAttrComputeCapabilityMajor) * 10 + attribute(cudaDevAttrComputeCapabilityMinor);
+    return std::min(own, most_capability_);
   }
   bool exact() const override { return false; }
   MatrixLibrary& matrices() override { abort(); }
@@ -45,6 +50,7 @@ class PlainContext : public Context {
     return value;
   }
   bool poison_;
+  int most_capability_;
   DeviceArray<uint8_t> memory_;
 };
 

@@ -104,6 +104,18 @@ describe.each(testDevices())('matmul on %s', (_, device) => {
     }
   });
 
+  test('many rows give the same with a plain weight and with a packed one', async () => {
+    const [rows, columns, depth] = [400, 90, 201];
+    const x = device.from(normals(rows * depth, random(1)), [rows, depth]);
+    for (const dtype of ['f32', 'bf16'] as const) {
+      const weight = padded(device, inType(normals(columns * depth, random(2)), dtype).data, [columns, depth], 3);
+      const [plain, packed] = [device.tensor('f32', [rows, columns]), device.tensor('f32', [rows, columns])];
+      matmul(plain, x, weight);
+      matmul(packed, x, packWeight(weight));
+      expectSame(await plain.readFloats(), await packed.readFloats());
+    }
+  });
+
   test('with few rows neither does a GPU', async () => {
     if (device.name === 'cpu') return; // see above
     const [depth, columns] = [1536, 300];

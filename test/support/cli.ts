@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -17,10 +17,12 @@ export interface CliOptions {
   interruptAfter?: number;
   /** Closes stdout when it has this many characters, as `head` does. */
   closeAfter?: number;
+  /** Told of the process, and what it has written, whenever it writes to stdout. */
+  onOutput?: (child: ChildProcess, stdout: string) => void;
 }
 
 /** Runs the command line as users do, in a process of its own. */
-export function spkv(args: readonly string[], { stdin = '', env = {}, interruptAfter, closeAfter }: CliOptions = {}): Promise<CliResult> {
+export function spkv(args: readonly string[], { stdin = '', env = {}, interruptAfter, closeAfter, onOutput }: CliOptions = {}): Promise<CliResult> {
   // Jest's own flags must not reach the child, nor colours that the terminal of the tests may ask for.
   const { NODE_OPTIONS: _, FORCE_COLOR: __, ...inherited } = process.env;
   const child = spawn(process.execPath, ['--import', 'tsx', 'lib/cli/main.ts', ...args], { cwd: ROOT, env: { ...inherited, ...env } });
@@ -32,6 +34,7 @@ export function spkv(args: readonly string[], { stdin = '', env = {}, interruptA
     const reached = (mark: number | undefined) => mark !== undefined && before < mark && stdout.length >= mark;
     if (reached(interruptAfter)) child.kill('SIGINT');
     if (reached(closeAfter)) child.stdout.destroy();
+    onOutput?.(child, stdout);
   });
   child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
   child.stdin.on('error', () => {}); // a command that reads no stdin may close it first

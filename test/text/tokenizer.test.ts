@@ -6,7 +6,7 @@ import { SpkvError } from '../../lib/errors.js';
 import { loadTokenizer } from '../../lib/text/tokenizer.js';
 import { expectError } from '../support/errors.js';
 import { damage, temporaryDirectory } from '../support/files.js';
-import { added, byteLevel, endOfWord, makeTokenizer, sentencePiece, unigram, wordPiece, words, writeDirectory } from '../support/tokenizers.js';
+import { added, BYTE_CHARACTERS, byteLevel, endOfWord, makeTokenizer, sentencePiece, unigram, wordPiece, words, writeDirectory } from '../support/tokenizers.js';
 
 const root = temporaryDirectory();
 const make = (json: unknown, config?: unknown) => makeTokenizer(root, json, config);
@@ -30,6 +30,19 @@ test('text comes back from a byte-level tokenizer', async () => {
       for (const tokenizer of [bundled, merged]) expect(tokenizer.decode(tokenizer.encode(value))).toBe(value);
     }),
   );
+});
+
+test('text that is nothing but its bytes is encoded as the general way does it', async () => {
+  const plain = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false };
+  const vocab = Object.fromEntries(BYTE_CHARACTERS.map((char, byte) => [char, 255 - byte]));
+  const json = { added_tokens: [], pre_tokenizer: plain, model: { type: 'BPE', vocab, merges: [], unk_token: null } };
+  const fast = await make(byteLevel(json));
+  // A token that no text contains takes the general way.
+  const general = await make(byteLevel({ ...json, added_tokens: [added(256, '<|never|>')] }));
+  fc.assert(fc.property(fc.oneof(fc.string({ unit: 'binary' }), fc.string({ unit: 'grapheme' }), fc.constantFrom('', '  a\r\n\tĀ', '\uD800x')), (text) => {
+    for (const addSpecialTokens of [false, true]) expect(fast.encode(text, { addSpecialTokens })).toEqual(general.encode(text, { addSpecialTokens }));
+  }));
+  expect(fast.encode('aé')).toEqual([255 - 0x61, 255 - 0xc3, 255 - 0xa9]);
 });
 
 test('merges', async () => {

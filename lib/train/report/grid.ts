@@ -39,5 +39,5 @@ export function heatGrid({ rows, columns, values, columnLabel }: Grid): string {
     c % every === 0 ? element('text', { x: round(LEFT + (c + 0.5) * width), y: round(bottom + 14), class: 'tick' }, escape(column)) : '',
   );
   const label = element('text', { x: (LEFT + WIDTH) / 2, y: round(bottom + 30), class: 'label' }, escape(columnLabel));
-  return element('svg', { viewBox: `0 0 ${WIDTH} ${round(bottom + 36)}`, role: 'img' }, [...body, ...names, label].join(''));
+  return element('svg', { viewBox: `0 0 ${WIDTH} ${round(bottom + 36)}`, role: 'img', 'shape-rendering': 'crispEdges' }, [...body, ...names, label].join(''));
 }

@@ -27,7 +27,7 @@ export function reportPage(records: readonly LogRecord[], title: string): string
     section('Density: share of pairs kept after the window', lineChart(densitySeries(steps, validations), { from: 0 })),
     section('Density by layer and head over time', densityMap(validations)),
     section('Utilities at the end: share in each range', histogramMap(validations.at(-1))),
-    section('Recall of hidden notes', lineChart(recallSeries(validations), { from: 0 })),
+    section('Recall of notes by the finished model', recallTable(records)),
     section('Learning rate', lineChart([over(steps, 'learning rate', ({ learningRate }) => learningRate)], { from: 0 })),
     section('Alpha: from soft gates (0) to hard ones (1)', steps.some(({ mode }) => mode !== 'dense') ? lineChart([over(steps, 'alpha', ({ alpha }) => alpha)], { from: 0 }) : ''),
     section('Norm of the gradient', lineChart([over(steps, 'norm', ({ gradientNorm }) => gradientNorm)], { from: 0 })),
@@ -72,10 +72,6 @@ function hardSeries(validations: readonly ValidationRecord[], name: string, valu
   }));
 }
 
-function recallSeries(validations: readonly ValidationRecord[]): Series[] {
-  return [{ ...over(validations.filter(({ recall }) => recall !== null), 'recall', ({ recall }) => recall!), marked: true }];
-}
-
 function densityMap(validations: readonly ValidationRecord[]): string {
   const measured = validations.filter(({ densities }) => densities !== null);
   if (measured.length === 0) return '';
@@ -93,6 +89,13 @@ function histogramMap(validation: ValidationRecord | undefined): string {
   const bins = values[0]!.length;
   const columns = Array.from({ length: bins }, (_, i) => tickText(i / bins));
   return heatGrid({ rows: headNames(histograms), columns, values, columnLabel: 'utility from' });
+}
+
+function recallTable(records: readonly LogRecord[]): string {
+  const last = records.findLast((record) => record.kind === 'recall');
+  if (!last) return '';
+  const rows = last.results.map(({ threshold, recall, density }) => `<tr><th>τ ${threshold}</th><td>${(100 * recall).toFixed(1)} % at ${(100 * density).toFixed(0)} % kept</td></tr>`);
+  return element('table', {}, rows.join(''));
 }
 
 function headNames(byLayer: readonly (readonly unknown[])[]): string[] {

@@ -82,6 +82,11 @@ __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_
       : "memory");
 }
 
+// Starts to bring a line into the L2 cache.
+__device__ __forceinline__ void prefetch_line(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(from)) : "memory");
+}
+
 // --- Copies of 16 bytes, global to shared, that a thread waits for by groups (compute capability 8.0).
 
 // Bytes behind the first `bytes` are written as 0. With 0 nothing is read.

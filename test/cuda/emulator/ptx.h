@@ -42,6 +42,8 @@ inline void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t ba
   spkv_emulator::bulk_copy(to, from, bytes, barrier);
 }
 
+inline void prefetch_line(const void*) {}
+
 // --- Copies of 16 bytes
 
 inline void copy_16(uint32_t to, const void* from, uint32_t bytes) {

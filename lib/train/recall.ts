@@ -1,0 +1,58 @@
+import { reportCache } from '../report.js';
+import type { Device } from '../device.js';
+import { loadModel } from '../text-model.js';
+import type { Model } from '../model/model.js';
+import type { NeedleRow } from './data/needles.js';
+
+/** How well a model remembers notes at one threshold. */
+export interface RecallResult {
+  threshold: number;
+  /** Share of the values that are given back exactly, each token the likeliest after the right ones before it. */
+  recall: number;
+  /** Share of pairs kept of those that have left the window. */
+  density: number;
+}
+
+/** Reads sequences with needles through the cache of a model on disk, as inference does, at several thresholds. */
+export async function measureRecall(
+  dir: string, device: Device, rows: readonly NeedleRow[], thresholds: readonly number[], signal?: AbortSignal,
+): Promise<RecallResult[]> {
+  using model = await loadModel(dir, { device, ...(signal && { signal }) });
+  const results: RecallResult[] = [];
+  for (const threshold of thresholds) {
+    let [right, asked, density] = [0, 0, 0];
+    for (const row of rows) {
+      const found = await readRow(model, row, threshold, signal);
+      right += found.right;
+      asked += row.values.length;
+      density += found.density / rows.length;
+    }
+    results.push({ threshold, recall: right / asked, density });
+  }
+  return results;
+}
+
+async function readRow(model: Model, { ids, targets, values }: NeedleRow, threshold: number, signal?: AbortSignal): Promise<{ right: number; density: number }> {
+  const sequence = await model.createSequence({ threshold });
+  try {
+    const start = values[0]!.start; // logits are needed from the first value on
+    const options = signal ? { signal } : {};
+    if (start > 0) await model.prefill(sequence, ids.subarray(0, start), options);
+    const logits = await model.stepAll(sequence, ids.subarray(start), signal);
+    const { vocabSize } = model.config;
+    const likeliest = (place: number) => argmax(logits.subarray((place - start) * vocabSize, (place - start + 1) * vocabSize));
+    const right = values.filter((value) => {
+      for (let place = value.start; place < value.end; place++) if (likeliest(place) !== targets[place]) return false;
+      return true;
+    }).length;
+    return { right, density: (await reportCache(sequence)).density };
+  } finally {
+    await sequence.dispose();
+  }
+}
+
+function argmax(values: Float32Array): number {
+  let best = 0;
+  for (let i = 1; i < values.length; i++) if (values[i]! > values[best]!) best = i;
+  return best;
+}

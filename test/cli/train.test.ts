@@ -1,0 +1,87 @@
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { loadModel } from '../../lib/index.js';
+import { train, type TrainResult } from '../../lib/train/index.js';
+import { jsonLines, spkv, type CliOptions } from '../support/cli.js';
+import { random } from '../support/device.js';
+import { temporaryDirectory } from '../support/files.js';
+import { tinyRun, writeTinyTask } from '../support/tiny-task.js';
+
+const root = temporaryDirectory();
+const task = await writeTinyTask(root);
+const LONG = { steps: 120, saveEvery: 4, validateEvery: 60 };
+
+/** A small run as a command line. */
+function command(out: string, changes: Record<string, string | number> = {}): string[] {
+  const { data: _, model, out: __, ...settings } = tinyRun(task, out);
+  const flags = Object.entries({ ...settings, ...changes }).flatMap(([name, value]) => [`--${name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`, String(value)]);
+  return ['train', '--model', model!, '--data', task.data, '--field', 'ids', '--out', out, ...flags];
+}
+
+const resume = (out: string, options?: CliOptions) => spkv(['train', '--resume', '--out', out, '--device', 'cpu', '--threads', '2', '--json'], options);
+
+test('trains, says what it does, and writes a model', async () => {
+  const out = join(root, 'plain');
+  const { code, stdout, stderr } = await spkv(command(out));
+  expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: expect.stringMatching(/^The model is in .*plain\/model\.\nValidation loss \d\.\d{4} open, .*τ 0\.5: .*\nThe report is in .*report\.html\.\n$/), stderr: expect.any(String) });
+  for (const part of [/parameters on .*tokens of data, .* more for validation; 6 steps/, /step 1 of 6 · loss \d\.\d{4} · density .* % · .* tokens\/s · .* of peak · .* left/, / {5}6 {2}validation loss/]) expect(stderr).toMatch(part);
+});
+
+test('killed at any moment it resumes, and ends as if nothing had happened', async () => {
+  const reference = join(root, 'reference');
+  await train(tinyRun(task, reference, LONG));
+  const out = join(root, 'killed');
+  const uniform = random(Date.now());
+  let kills = 0;
+  for (let attempt = 0; attempt < 3; attempt++) {
+    const delay = 300 * uniform();
+    let started = false;
+    const kill: CliOptions['onOutput'] = (child) => {
+      if (!started) setTimeout(() => child.kill('SIGKILL'), delay);
+      started = true;
+    };
+    const args = attempt === 0 ? [...command(out, LONG), '--json'] : undefined;
+    const { code } = args ? await spkv(args, { onOutput: kill }) : await resume(out, { onOutput: kill });
+    if (code === null) kills++;
+    // Whatever is there under its name is whole.
+    const steps = readdirSync(out).filter((name) => name.startsWith('step-')).sort();
+    if (steps.length > 0) (await loadModel(join(out, steps.at(-1)!), { device: 'cpu' })).dispose();
+  }
+  expect(kills).toBeGreaterThan(0);
+  const result = jsonLines<TrainResult>(await resume(out)).at(-1)!;
+  expect(result).toMatchObject({ step: 120, finished: true });
+  const weights = (dir: string) => readFileSync(join(dir, 'model/model.safetensors'));
+  expect(weights(out).equals(weights(reference))).toBe(true);
+  expect(readdirSync(out).filter((name) => name.startsWith('.'))).toEqual([]);
+}, 180_000);
+
+test('Ctrl-C saves and stops, and says how to go on', async () => {
+  const out = join(root, 'interrupted');
+  const { code, stdout } = await spkv([...command(out, LONG), '--json'], { interruptAfter: 2000 });
+  expect(code).toBe(130);
+  const lines = stdout.trim().split('\n').map((line) => JSON.parse(line) as TrainResult & { kind?: string });
+  expect(lines.map(({ kind }) => kind ?? 'result').slice(-3)).toEqual(['save', 'end', 'result']);
+  const { step, checkpoint, finished } = lines.at(-1)!;
+  expect(finished).toBe(false);
+  expect(step).toBeGreaterThan(0);
+  expect(JSON.parse(readFileSync(join(checkpoint, 'training.json'), 'utf8'))).toMatchObject({ step });
+});
+
+describe('errors', () => {
+  test.each<[name: string, args: () => string[], code: number, ...parts: string[]]>([
+    ['a setting that the model does not allow', () => command(join(root, 'x'), { sequenceLength: 512 }), 2, 'at most 256, the positions of the model, for --sequence-length but received 512'],
+    ['nothing to resume', () => ['train', '--resume', '--out', join(root, 'none')], 1, 'run.json: expected the run to continue, found no such file'],
+    ['bad data', () => command(join(root, 'bad')).map((arg) => (arg === task.data ? bad() : arg)), 1, 'bad.jsonl:2: expected text, or token ids, in the field "ids", found only "text"'],
+  ])('%s', async (_, args, code, ...parts) => {
+    const result = await spkv(args());
+    expect(result).toMatchObject({ code, stdout: '' });
+    expect(result.stderr).toMatch(/^spkv: /m);
+    for (const part of parts) expect(result.stderr).toContain(part);
+  });
+
+  function bad(): string {
+    const path = join(root, 'bad.jsonl');
+    writeFileSync(path, '{"ids":[1,2]}\n{"text":"a"}\n');
+    return path;
+  }
+});
