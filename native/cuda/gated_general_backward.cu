@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kTileThreads) product_kernel(BackwardParams p,
 
 // Grid: tiles of own rows as find_tile counts them, KV heads.
 template <int kDim, bool kOwnKeys>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, 4)
     backward_tile_kernel(const __grid_constant__ BackwardParams p) {
   using Memory = BackwardMemory<kDim>;
   constexpr int kRows = Memory::kRows, kOwn = kTileWarps * kRows, kLaneDims = kDim / 32;
@@ -129,7 +129,9 @@ __global__ void __launch_bounds__(kTileThreads)
         score += a.x * x.x + a.y * x.y + a.z * x.z + a.w * x.w;
         d_weight += b.x * y.x + b.y * y.y + b.z * y.z + b.w * y.w;
       }
-      float weight = visible ? expf(score * p.scale + (far ? key.shift : 0.0f) - query.shift) : 0.0f;
+      // Above 0 only by rounding; huge scores would become infinite weights.
+      float exponent = score * p.scale + (far ? key.shift : 0.0f) - query.shift;
+      float weight = visible ? expf(exponent > 0 ? 0.0f : exponent) : 0.0f;
       float d_score = visible ? weight * (d_weight - query.product) : 0.0f;
       if (far) gate_sum[r] += d_score;
 #pragma unroll 2
