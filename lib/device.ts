@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { KvCache, type KvCacheOptions } from './cache.js';
+import { CACHE_DTYPES, type CacheDType, KvCache, type KvCacheOptions } from './cache.js';
 import { abortSignal, boolean, callback, integer, invalid, oneOf, options } from './check.js';
 import { SpkvError } from './errors.js';
 import { cudaLibraries, type DeviceHandle, DTYPES, type GraphHandle, native, settle } from './native.js';
@@ -147,8 +147,8 @@ export class Device implements Disposable {
   }
 
   /** Bytes that a cache takes for a page: 64 pairs of one layer and KV head. */
-  pageBytes(headDim: number, dtype: 'f32' | 'bf16'): number {
-    return native().pageBytes(this.#handle, integer(headDim, 'headDim', 2, 256), DTYPES.indexOf(oneOf(dtype, 'dtype', ['f32', 'bf16'])));
+  pageBytes(headDim: number, dtype: CacheDType): number {
+    return native().pageBytes(this.#handle, integer(headDim, 'headDim', 2, 256), DTYPES.indexOf(oneOf(dtype, 'dtype', CACHE_DTYPES)));
   }
 
   /**

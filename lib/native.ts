@@ -16,8 +16,9 @@ export type SubmissionHandle = Handle<'submission'>;
 type Optional = TensorHandle | null;
 
 /** Element types, by their number in the binary. */
-export const DTYPES = ['f32', 'bf16', 'i32', 'u8'] as const;
-export type DType = (typeof DTYPES)[number];
+export const DTYPES = ['f32', 'bf16', 'i32', 'u8', 'fp8'] as const;
+/** Those of tensors. */
+export type DType = Exclude<(typeof DTYPES)[number], 'fp8'>;
 export type TypedArray = Float32Array | Uint16Array | Int32Array | Uint8Array;
 
 /** Pages of a pool; a page holds 64 pairs of one layer and KV head. */

@@ -9,7 +9,7 @@ import { invalid, oneOf, options } from './check.js';
 import { native, type TensorHandle } from './native.js';
 import { Tensor } from './tensor.js';
 
-export { KvCache, type KvCacheOptions, PAGE_TOKENS, type PoolStats, Sequence, type SequenceStats } from './cache.js';
+export { CACHE_DTYPES, type CacheDType, KvCache, type KvCacheOptions, PAGE_TOKENS, type PoolStats, Sequence, type SequenceStats } from './cache.js';
 export { Device, type DeviceOptions, Graph, openDevice } from './device.js';
 export { type ErrorCode, SpkvError } from './errors.js';
 export { bf16ToFloats, type DType, floatsToBf16, Tensor, type TensorData } from './tensor.js';

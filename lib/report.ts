@@ -1,4 +1,4 @@
-import type { KvCache, Sequence } from './cache.js';
+import type { CacheDType, KvCache, Sequence } from './cache.js';
 
 /** What a sequence holds in the cache, against a cache that keeps everything. */
 export interface CacheReport {
@@ -44,7 +44,9 @@ export async function reportCache(sequence: Sequence): Promise<CacheReport> {
   };
 }
 
-/** Bytes of one key/value pair of one layer and KV head. */
+const BYTES: Record<CacheDType, number> = { f32: 4, bf16: 2, fp8: 1 };
+
+/** Bytes of one key/value pair of one layer and KV head; in fp8 with its two scales. */
 export function pairBytes({ headDim, dtype }: Pick<KvCache, 'headDim' | 'dtype'>): number {
-  return 2 * headDim * (dtype === 'bf16' ? 2 : 4);
+  return 2 * (headDim * BYTES[dtype] + (dtype === 'fp8' ? 1 : 0));
 }

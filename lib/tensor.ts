@@ -174,7 +174,7 @@ function dtypeOf(data: TensorData): DType {
 
 function dtypeNumber(dtype: DType): number {
   const number = DTYPES.indexOf(dtype);
-  if (number < 0) throw invalid('f32, bf16, i32 or u8', 'dtype', dtype);
+  if (!Object.hasOwn(BYTES, dtype)) throw invalid('f32, bf16, i32 or u8', 'dtype', dtype);
   return number;
 }
 

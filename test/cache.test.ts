@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import fc from 'fast-check';
-import { KvCache, openDevice, PAGE_TOKENS } from '../lib/ops.js';
+import { CACHE_DTYPES, KvCache, openDevice, PAGE_TOKENS } from '../lib/ops.js';
 import { Harness, type Member, type Shape } from './support/cache-harness.js';
 import { random, testDevice } from './support/device.js';
 import { expectError } from './support/errors.js';
@@ -17,7 +17,7 @@ const shapes = fc.record({
   headDim: fc.constantFrom(2, 32, 64, 80),
   window: fc.oneof(fc.integer({ min: 1, max: 150 }), fc.constantFrom(1, 64, 128)),
   slack: fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 70 })),
-  dtype: fc.constantFrom('f32' as const, 'bf16' as const),
+  dtype: fc.constantFrom(...CACHE_DTYPES),
 });
 type Action = { kind: 'step' | 'fork' | 'rewind' | 'save' | 'dispose'; which: number; count: number };
 const actions = fc.array(
@@ -150,7 +150,7 @@ test('forks share pages until they write', async () => {
 });
 
 test('a sequence moves between caches of one geometry, whatever their size', async () => {
-  for (const dtype of ['f32', 'bf16'] as const) {
+  for (const dtype of CACHE_DTYPES) {
     const harness = new Harness(device, { ...SMALL, dtype }, random(5));
     const member = await harness.create(0.25);
     await harness.step([member], [111], OPEN);
@@ -163,7 +163,7 @@ test('a sequence moves between caches of one geometry, whatever their size', asy
     moved.reference.rewind(12);
     await target.step([moved], [5], OPEN, 20);
 
-    const differing: Partial<Shape>[] = [{ layers: 1 }, { kvHeads: 1 }, { headDim: 18 }, { window: 21 }, { slack: 0 }, { dtype: dtype === 'f32' ? 'bf16' : 'f32' }];
+    const differing: Partial<Shape>[] = [{ layers: 1 }, { kvHeads: 1 }, { headDim: 18 }, { window: 21 }, { slack: 0 }, { dtype: dtype === 'f32' ? 'fp8' : 'f32' }];
     for (const change of differing) {
       const wrong = new Harness(device, { ...SMALL, dtype, ...change }, random(7));
       await expectError(() => wrong.cache.restoreSequence(saved), 'FILE', Object.keys(change)[0]!);
@@ -174,7 +174,7 @@ test('a sequence moves between caches of one geometry, whatever their size', asy
   }
 });
 
-test.each([['f32', 16], ['bf16', 16], ['bf16', 64]] as const)('a sequence of %s with head size %i has the same bytes on every device, and moves between them', async (dtype, headDim) => {
+test.each([['f32', 16], ['bf16', 16], ['bf16', 64], ['fp8', 18], ['fp8', 64], ['fp8', 128]] as const)('a sequence of %s with head size %i has the same bytes on every device, and moves between them', async (dtype, headDim) => {
   const shape = { ...SMALL, dtype, headDim };
   const here = new Harness(device, shape, random(13));
   const there = new Harness(openDevice('cpu'), shape, random(13));
@@ -207,8 +207,8 @@ test('what the sequences hold survives the growth of the tables', async () => {
   await expectConsistentPool(harness, members);
 });
 
-test('damaged bytes are refused, checksum or not, and never crash', async () => {
-  const harness = new Harness(device, { ...SMALL, capacityPages: 100 }, random(9));
+test.each(CACHE_DTYPES)('damaged bytes of a sequence of %s are refused, checksum or not, and never crash', async (dtype) => {
+  const harness = new Harness(device, { ...SMALL, dtype, capacityPages: 100 }, random(9));
   const member = await harness.create();
   await harness.step([member], [70], OPEN);
   const saved = await member.sequence.save();

@@ -1,4 +1,5 @@
-import { loadModel, type TextModel } from '../lib/index.js';
+import { readFileSync } from 'node:fs';
+import { evaluate, loadModel, type TextModel } from '../lib/index.js';
 import { maxDifference, testDevice } from './support/device.js';
 import { golden, MODEL_DIR } from './support/golden.js';
 
@@ -22,11 +23,11 @@ const logits = (mode: string, row: number) =>
   data.floats(`logits_${mode}`).subarray(row * TOKENS * VOCABULARY, (row + 1) * TOKENS * VOCABULARY);
 
 /** Logits after every token, read in chunks through the cache. */
-async function read(ids: number[], chunk: number, threshold: number): Promise<Float32Array> {
-  const sequence = await model.createSequence({ threshold });
+async function read(ids: number[], chunk: number, threshold: number, reader = model): Promise<Float32Array> {
+  const sequence = await reader.createSequence({ threshold });
   const all = new Float32Array(ids.length * VOCABULARY);
   for (let start = 0; start < ids.length; start += chunk) {
-    all.set(await model.stepAll(sequence, ids.slice(start, start + chunk)), start * VOCABULARY);
+    all.set(await reader.stepAll(sequence, ids.slice(start, start + chunk)), start * VOCABULARY);
   }
   await sequence.dispose();
   return all;
@@ -103,4 +104,39 @@ test.each([511, 1, 7, 64, 127, 128, 129, 500])('greedy tokens after a prompt in 
     expect({ i, id }).toEqual({ i, id: token });
   }
   await sequence.dispose();
+});
+
+// Keys and values keep 4 significant bits of every number. Measured: the table in models/code-6m-spkv/README.md.
+describe('an fp8 cache', () => {
+  let rounded: TextModel;
+  beforeAll(async () => {
+    rounded = await loadModel(MODEL_DIR, { device: testDevice(), cacheDtype: 'fp8' });
+  });
+  afterAll(() => rounded.dispose());
+
+  const mean = (a: Float32Array, b: Float32Array) => a.reduce((sum, value, i) => sum + Math.abs(value - b[i]!), 0) / a.length;
+  const likeliest = (all: Float32Array, token: number) => {
+    const line = all.subarray(token * VOCABULARY, (token + 1) * VOCABULARY);
+    return line.indexOf(Math.max(...line));
+  };
+
+  test.each([0, 1])('logits of text %i in chunks of any size', async (row) => {
+    const expected = logits('hard', row);
+    for (const chunk of [TOKENS, 129]) {
+      const all = await read(text(row), chunk, 0.5, rounded);
+      expect(maxDifference(all, expected)).toBeLessThan(4);
+      expect(mean(all, expected)).toBeLessThan(0.12);
+      const same = Array.from({ length: TOKENS }, (_, token) => likeliest(all, token) === likeliest(expected, token));
+      expect(same.filter(Boolean).length / TOKENS).toBeGreaterThan(0.97);
+    }
+  });
+
+  test.each([0, 0.5, 0.7])('the loss at threshold %d', async (threshold) => {
+    const ids = model.encode(readFileSync('models/sample.py', 'utf8')).slice(0, 2500);
+    const exact = await evaluate(model, ids, { threshold });
+    const { loss, cache } = await evaluate(rounded, ids, { threshold });
+    expect(Math.abs(loss / exact.loss - 1)).toBeLessThan(0.01);
+    expect(cache.bytes / exact.cache.bytes).toBeCloseTo((64 + 1) / 256, 2);
+    expect(cache.density).toBeCloseTo(exact.cache.density, 2);
+  });
 });

@@ -1,7 +1,8 @@
 // Times the CUDA decode path on lists of real sizes. Build and run, from the root of the repository:
 //
 //   cmake -S . -B build-cuda && cmake --build build-cuda
-//   build-cuda/decode_bench OUTPUT_FOLDER       writes decode.json, and lengths.json for peer_decode.py
+//   build-cuda/decode_bench OUTPUT_FOLDER [PART]   writes decode.json, and lengths.json for peer_decode.py; only
+//                                                  works with PART in their names
 //
 // Every work has several layers with pages of their own, more than the L2 cache holds, and all of them are
 // launched in turn, as a graph. Bytes are those of the pairs that the lists really have.
@@ -21,6 +22,7 @@ struct Work {
   int batch, length, layers;
   int dim = 128, heads = 32, kv_heads = 8, window = 128;
   std::function<double(Random*, int head)> density;
+  DType dtype = DType::kBF16;
 };
 
 FILE* results = nullptr;
@@ -41,6 +43,14 @@ __global__ void fill(uint32_t* data, size_t words) {
     float low = static_cast<float>(static_cast<int16_t>(bits)) * 0x1p-15f;
     float high = static_cast<float>(static_cast<int16_t>(bits >> 16)) * 0x1p-15f;
     data[i] = pack_bf16(low, high);
+  }
+}
+
+// Pages of fp8 numbers below 2 with scales of 1.
+__global__ void fill_fp8(uint8_t* pool, size_t bytes, int page_bytes, int scales) {
+  for (size_t i = blockIdx.x * size_t{256} + threadIdx.x; i < bytes; i += gridDim.x * size_t{256}) {
+    bool scale = static_cast<int>(i % page_bytes) >= scales;
+    pool[i] = scale ? 127 : static_cast<uint8_t>(hash(static_cast<uint32_t>(i)) & 0xbf);
   }
 }
 
@@ -132,7 +142,7 @@ struct Lists {
 
   Lists(const Work& work, int blocks, int spare_pages) {
     Random random(1234);
-    Geometry g{work.layers, work.kv_heads, work.dim, work.window, 0, work.batch, 0, 0};
+    Geometry g{work.layers, work.kv_heads, work.dim, work.window, 0, work.batch, 0, 0, work.dtype};
     int ring = (work.window + 63) / 64, lists = work.layers * work.batch * work.kv_heads;
     int64_t tokens = 0, pages = 0;
     for (int i = 0; i < lists; i++) {
@@ -142,12 +152,19 @@ struct Lists {
       pages += ring + (kept.back() + 63) / 64;
     }
     density = static_cast<double>(tokens) / lists / (work.length - work.window);
-    bytes = (tokens + static_cast<double>(lists) * work.window) * work.dim * 4 / work.layers;
+    bool fp8 = work.dtype == DType::kFP8;
+    int pair_bytes = fp8 ? 2 * (work.dim + 1) : 4 * work.dim;
+    bytes = (tokens + static_cast<double>(lists) * work.window) * pair_bytes / work.layers;
     g.table_pages = ring + work.length / 64 + 4;
     g.capacity = static_cast<int>(pages) + spare_pages;
     geometry = g;
     cache = std::make_unique<TestCache>(g, work.batch, blocks);
-    fill<<<1024, 256>>>(reinterpret_cast<uint32_t*>(cache->pool.get()), cache->pool.size() / 4);
+    if (fp8) {
+      fill_fp8<<<1024, 256>>>(cache->pool.get(), cache->pool.size(), page_bytes_of(work.dtype, work.dim),
+                              fp8_scales_offset(work.dim));
+    } else {
+      fill<<<1024, 256>>>(reinterpret_cast<uint32_t*>(cache->pool.get()), cache->pool.size() / 4);
+    }
     std::vector<int32_t> ids(g.capacity), table(static_cast<size_t>(lists) * g.table_pages), slot_ids;
     for (int i = 0; i < g.capacity; i++) ids[i] = i;
     for (int i = g.capacity - 1; i > 0; i--) std::swap(ids[i], ids[random.below(i + 1)]);
@@ -181,11 +198,14 @@ std::string time_decode(const Work& work, int blocks) {
   TestCache& cache = *lists.cache;
   Random random(99);
   size_t q_layer = static_cast<size_t>(work.batch) * work.heads * work.dim;
-  size_t kv_layer = static_cast<size_t>(work.batch) * work.kv_heads * work.dim;
+  int64_t row_bytes = decode_row_bytes(work.dim, work.dtype);
+  size_t kv_layer = static_cast<size_t>(work.batch) * work.kv_heads * static_cast<size_t>(row_bytes);
   DeviceArray<bf16> q(random.normals(q_layer * work.layers));
   DeviceArray<float> out(q_layer * work.layers);
-  DeviceArray<bf16> keys(random.normals(kv_layer * work.layers)),
-      values(random.normals(kv_layer * work.layers));
+  std::vector<bf16> drawn =
+      random.normals(static_cast<size_t>(work.layers) * work.batch * work.kv_heads * work.dim);
+  std::vector<uint8_t> pairs = pack_rows(drawn, work.dtype, work.dim, row_bytes);
+  DeviceArray<uint8_t> keys(pairs), values(pairs);
   auto attend = [&](cudaStream_t stream, bool overlap) {
     for (int layer = 0; layer < work.layers; layer++) {
       DecodeAttentionParams p;
@@ -195,7 +215,7 @@ std::string time_decode(const Work& work, int blocks) {
       p.values = values.get() + layer * kv_layer;
       p.q_stride = p.out_stride = static_cast<int64_t>(work.heads) * work.dim;
       p.out_head_stride = work.dim;
-      p.kv_stride = static_cast<int64_t>(work.kv_heads) * work.dim;
+      p.kv_stride = work.kv_heads * row_bytes;
       p.cache = cache.state;
       p.plan = cache.plan;
       p.partials = cache.partials.get();
@@ -215,11 +235,11 @@ std::string time_decode(const Work& work, int blocks) {
   fprintf(results,
           ",\n {\"what\": \"decode\", \"work\": \"%s\", \"batch\": %d, \"length\": %d, \"dim\": %d, "
           "\"heads\": %d, "
-          "\"kvHeads\": %d, \"layers\": %d, \"density\": %.4f, \"megabytes\": %.2f, \"us\": %.2f, "
+          "\"kvHeads\": %d, \"layers\": %d, \"dtype\": \"%s\", \"density\": %.4f, \"megabytes\": %.2f, \"us\": %.2f, "
           "\"usAgain\": %.2f, \"usOverlapped\": %.2f, \"GBps\": %.1f, \"ofReadLimit\": %.4f, "
           "\"ofReadLimitOverlapped\": %.4f}",
           work.name.c_str(), work.batch, work.length, work.dim, work.heads, work.kv_heads, work.layers,
-          lists.density, lists.bytes / 1e6, apart, again, overlapping, rate, rate / read_limit,
+          spkv::dtype_name(work.dtype), lists.density, lists.bytes / 1e6, apart, again, overlapping, rate, rate / read_limit,
           overlap_rate / read_limit);
   printf(
       "%-28s density %.3f %8.1f MB %8.1f us (again %8.1f) %7.1f GB/s = %.3f of the limit; overlapped %8.1f "
@@ -247,12 +267,12 @@ void time_insert(const Work& work, int blocks) {
   std::vector<float> drawn(rows);
   for (float& u : drawn) u = random.uniform() < 0.25 ? 0.9f : 0.1f;
   DeviceArray<float> utilities(drawn);
-  NewPairs pairs = step_pairs(lists.geometry, work.batch, keys.get(), values.get(), utilities.get());
+  NewPairs pairs = step_pairs(cache, lists.geometry, work.batch, keys.get(), values.get(), utilities.get());
   DecodeInsertParams insert{cache.state, cache.plan, pairs, cache.faults};
   auto plan = [&](cudaStream_t s) { CHECK_CUDA(plan_step({cache.state, cache.plan, lists.slots.get()}, s)); };
   auto both = [&](cudaStream_t s) {
     plan(s);
-    CHECK_CUDA(check_pairs(pairs, true, cache.faults, s));
+    CHECK_CUDA(check_pairs(pairs, work.dtype, cache.faults, s));
     CHECK_CUDA(decode_insert(insert, s));
   };
   double plan_us = time_graph(plan), one = time_graph(both, 100);
@@ -312,7 +332,7 @@ void time_limits(int sms) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string folder = argc > 1 ? argv[1] : ".";
+  std::string folder = argc > 1 ? argv[1] : ".", part = argc > 2 ? argv[2] : "";
   cudaDeviceProp device;
   CHECK_CUDA(cudaGetDeviceProperties(&device, 0));
   results = fopen((folder + "/decode.json").c_str(), "w");
@@ -337,13 +357,27 @@ int main(int argc, char** argv) {
   works[5].density = dense;
   works[8].dim = 64;
   works[9].heads = 128;
-  fprintf(lengths, "{");
-  for (size_t i = 0; i < works.size(); i++)
-    fprintf(lengths, "%s%s", i > 0 ? ",\n" : "", time_decode(works[i], sms).c_str());
+  for (size_t i : {0, 1, 3, 4, 8}) {
+    Work half = works[i];
+    half.name += " fp8";
+    half.dtype = DType::kFP8;
+    works.push_back(half);
+  }
+  const char* separator = "{";
+  for (const Work& work : works) {
+    if (work.name.find(part) == std::string::npos) continue;
+    std::string lists = time_decode(work, sms);
+    if (work.dtype != DType::kBF16) continue;  // its peer would read bf16
+    fprintf(lengths, "%s%s", separator, lists.c_str());
+    separator = ",\n";
+  }
   fprintf(lengths, "}\n");
-  Work insert{"insert 32 x 16 x 8", 16, 2048, 32};
-  insert.density = [](Random* random, int) { return random->beta(0.6, 1.8); };
-  time_insert(insert, sms);
+  for (DType dtype : {DType::kBF16, DType::kFP8}) {
+    Work insert{dtype == DType::kFP8 ? "insert 32 x 16 x 8 fp8" : "insert 32 x 16 x 8", 16, 2048, 32};
+    insert.dtype = dtype;
+    insert.density = skewed;
+    if (part.empty() || dtype == DType::kFP8) time_insert(insert, sms);
+  }
   fprintf(results, "\n]}\n");
   fclose(results);
   fclose(lengths);

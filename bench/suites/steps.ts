@@ -53,7 +53,7 @@ export async function stepsSuite({ device, repeats }: Settings): Promise<Result[
           console.log(`${work}: does not fit`);
           continue;
         }
-        const one = await benchmarkDecode(network, { batch, context, density, skew, steps: STEPS });
+        const one = await benchmarkDecode(network, { cacheDtype: 'bf16', batch, context, density, skew, steps: STEPS });
         dense ??= density === 1 ? one : undefined;
         results.push(decodeResult(work, one, dense, limit));
         console.log(`${work}: ${shown(one.seconds.median * 1000)} ms, ${shown(one.bytesPerSecond / 1e9)} GB/s`);
@@ -62,7 +62,7 @@ export async function stepsSuite({ device, repeats }: Settings): Promise<Result[
     if (name === 'llama-3-8b') {
       for (const tokens of PREFILL) {
         for (const density of BETA) {
-          const { seconds, tokensPerSecond, measuredDensity } = await benchmarkPrefill(network, { tokens, chunk: 2 * K, density, skew: 'beta', repeats: Math.min(repeats, 3) });
+          const { seconds, tokensPerSecond, measuredDensity } = await benchmarkPrefill(network, { cacheDtype: 'bf16', tokens, chunk: 2 * K, density, skew: 'beta', repeats: Math.min(repeats, 3) });
           results.push({ work: `${name}, prefill of ${tokens / K}k, density ${density}`, unit: 'ms', spkv: milliseconds(seconds), notes: { tokensPerSecond, measuredDensity } });
         }
       }

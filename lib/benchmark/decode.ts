@@ -1,6 +1,7 @@
 import { Decoder } from '../model/decoder.js';
 import type { Network } from '../model/forward.js';
-import type { Sequence } from '../ops.js';
+import type { CacheDType, Sequence } from '../ops.js';
+import { pairBytes } from '../report.js';
 import { drawDensities, type Skew } from './densities.js';
 import { fillSequences, pagesNeeded } from './fill.js';
 import { streamedWeights, THRESHOLD, WINDOW } from './geometries.js';
@@ -8,6 +9,8 @@ import { summarize, type Times } from './times.js';
 import { uniform } from '../random.js';
 
 export interface DecodeSettings {
+  /** How the cache stores keys and values. */
+  cacheDtype: CacheDType;
   batch: number;
   /** Tokens that each sequence has seen before the first measured step. */
   context: number;
@@ -38,11 +41,11 @@ export async function benchmarkDecode(
 ): Promise<DecodeResult> {
   const { config, weights } = network;
   const { device } = weights.embedding;
-  const { batch, context, density, skew, steps } = settings;
+  const { batch, context, density, skew, steps, cacheDtype: dtype } = settings;
   const densities = drawDensities(config, density, skew, uniform(3));
   const { layers, kvHeads, headDim } = config;
   using cache = device.createCache({
-    layers, kvHeads, headDim, window: WINDOW, dtype: 'bf16',
+    layers, kvHeads, headDim, window: WINDOW, dtype,
     capacityPages: pagesNeeded(batch, context + WARM_UP + steps, densities),
   });
   const sequences: Sequence[] = [];
@@ -52,11 +55,10 @@ export async function benchmarkDecode(
     const stats = await Promise.all(sequences.map((sequence) => sequence.stats()));
     const kept = stats.reduce((sum, one) => sum + one.kept.reduce((all, count) => all + count, 0), 0);
     const lists = batch * layers * kvHeads;
-    const pairBytes = 2 * headDim * 2;
     using decoder = new Decoder(network, cache, sequences.map((sequence, row) => ({ sequence, next: row })));
     const seconds = await timeSteps(decoder, steps, signal);
     const weightBytes = 2 * streamedWeights(config);
-    const cacheBytes = (kept + lists * Math.min(WINDOW, context)) * pairBytes;
+    const cacheBytes = (kept + lists * Math.min(WINDOW, context)) * pairBytes({ headDim, dtype });
     return {
       ...settings,
       measuredDensity: context > WINDOW ? kept / (lists * (context - WINDOW)) : 0,

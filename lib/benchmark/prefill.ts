@@ -9,6 +9,8 @@ import { summarize, type Times } from './times.js';
 import { uniform } from '../random.js';
 
 export interface PrefillSettings {
+  /** How the cache stores keys and values. */
+  cacheDtype: ops.CacheDType;
   /** Tokens of the prompt. */
   tokens: number;
   /** Tokens of one step. */
@@ -69,7 +71,7 @@ class PrefillRun {
     // What the predictors keep may miss the drawn share: room for twice as much, where there is more to keep.
     const roomy = densities.map((density) => Math.min(1, 2 * density + 0.05));
     const capacityPages = pagesNeeded(1, settings.tokens, roomy);
-    this.#cache = device.createCache({ layers, kvHeads, headDim, window: WINDOW, dtype: 'bf16', capacityPages });
+    this.#cache = device.createCache({ layers, kvHeads, headDim, window: WINDOW, dtype: settings.cacheDtype, capacityPages });
     this.#memory = new ActivationMemory(device, config, network.weights, settings.chunk);
     this.#logits = device.tensor('f32', [1, vocabSize]);
     const next = uniform(4);

@@ -1,4 +1,4 @@
-import type { Checkpoint, ModelConfig } from '../index.js';
+import type { CacheDType, Checkpoint, ModelConfig } from '../index.js';
 import { pairBytes } from '../report.js';
 
 /** Tensors of one kind, all layers together. */
@@ -10,7 +10,7 @@ export interface TensorGroup {
 }
 
 export interface Memory {
-  cacheDtype: 'f32' | 'bf16';
+  cacheDtype: CacheDType;
   /** One key and one value of one layer and KV head. */
   pairBytes: number;
   /** What every token costs a cache that keeps everything. */
@@ -40,7 +40,7 @@ export function tensorGroups({ tensors }: Checkpoint): TensorGroup[] {
 }
 
 /** What a cache of `cacheDtype` takes; the model's own default is the element type of its weights. */
-export function memory({ config, tensors }: Checkpoint, wanted: 'auto' | 'f32' | 'bf16' = 'auto'): Memory {
+export function memory({ config, tensors }: Checkpoint, wanted: 'auto' | CacheDType = 'auto'): Memory {
   const { layers, kvHeads, headDim, spkv } = config;
   const weights = tensors.get('model.embed_tokens.weight')?.dtype;
   const cacheDtype = wanted === 'auto' ? (weights === 'BF16' ? 'bf16' : 'f32') : wanted;

@@ -4,7 +4,7 @@ import { type Skew, SKEWS } from '../benchmark/densities.js';
 import { GEOMETRIES, geometry, type GeometryName, streamedWeights } from '../benchmark/geometries.js';
 import { benchmarkPrefill, type PrefillResult } from '../benchmark/prefill.js';
 import { randomNetwork } from '../benchmark/random-network.js';
-import { openDevice } from '../index.js';
+import { CACHE_DTYPES, type CacheDType, openDevice } from '../index.js';
 import { amount, bytes, count, duration, percent, rate, table } from './format.js';
 import { onInterrupt } from './interrupt.js';
 import { print, printJson, warner } from './open.js';
@@ -15,6 +15,7 @@ import { colorDepth, Style } from './terminal.js';
 interface Flags extends OutputFlags {
   geometry: GeometryName;
   device?: string;
+  cacheDtype: CacheDType[];
   density: number[];
   skew: Skew;
 }
@@ -42,7 +43,7 @@ export function registerBench(program: Command): void {
     .option('--batch <counts>', 'sequences that decode together', list(wholeText(1)), [16])
     .option('--context <tokens>', 'tokens that each sequence has seen, such as 8k,32k', list(tokenCount), [8192])
     .option('--steps <count>', 'measured steps', whole(1), 30)
-    .addHelpText('after', examples('spkv bench decode --geometry llama-3-8b --device cuda:0 --batch 16 --context 32k --density 0.25,1', 'spkv bench decode --geometry llama-110m --batch 1 --context 2k'));
+    .addHelpText('after', examples('spkv bench decode --geometry llama-3-8b --device cuda:0 --batch 16 --context 32k --density 0.25,1', 'spkv bench decode --device cuda:0 --context 32k --cache-dtype fp8,bf16', 'spkv bench decode --geometry llama-110m --batch 1 --context 2k'));
   decode.action(() => run(decode.optsWithGlobals<DecodeFlags>(), decodeAll));
   const prefill = common(bench.command('prefill').summary('whole prompts').description('Times prompts with predictors that keep drawn shares of the pairs.'))
     .option('--tokens <counts>', 'tokens of the prompt, such as 8k,32k', list(tokenCount), [8192])
@@ -53,6 +54,11 @@ export function registerBench(program: Command): void {
 }
 
 function common(command: Command): Command {
+  const dtypes = list((text) => {
+    const dtype = CACHE_DTYPES.find((name) => name === text.trim());
+    if (dtype) return dtype;
+    throw new InvalidArgumentError(`Expected some of ${CACHE_DTYPES.join(', ')}, such as fp8,bf16.`);
+  });
   const densities = list((text) => {
     const value = Number(text);
     if (text.trim() !== '' && value >= 0 && value <= 1) return value;
@@ -61,6 +67,7 @@ function common(command: Command): Command {
   command
     .addOption(new Option('--geometry <name>', 'whose sizes the network has').choices(GEOMETRIES).default('llama-110m'))
     .option('--device <name>', DEVICE_HELP)
+    .option('--cache-dtype <types>', 'how keys and values are stored, such as fp8,bf16', dtypes, ['bf16'])
     .option('--density <shares>', 'average share of pairs kept; 1 is dense', densities, [0.25, 1])
     .addOption(new Option('--skew <kind>', 'how the share differs between heads').choices(SKEWS).default('beta'));
   return addOutputOptions(command, 'write one JSON object with settings and results');
@@ -108,18 +115,20 @@ function combinations<A, B, C>(a: readonly A[], b: readonly B[], c: readonly C[]
 
 async function decodeAll(flags: DecodeFlags, network: Network, tell: Tell, signal: AbortSignal) {
   const results: DecodeResult[] = [];
-  for (const [batch, context, density] of combinations(flags.batch, flags.context, flags.density)) {
-    const settings = { batch, context, density, skew: flags.skew, steps: flags.steps };
-    results.push(await benchmarkDecode(network, settings, tell(`Filling ${batch} × ${count(context)} at ${density}`), signal));
+  for (const cacheDtype of flags.cacheDtype) {
+    for (const [batch, context, density] of combinations(flags.batch, flags.context, flags.density)) {
+      const settings = { cacheDtype, batch, context, density, skew: flags.skew, steps: flags.steps };
+      results.push(await benchmarkDecode(network, settings, tell(`Filling ${batch} × ${count(context)} at ${density}`), signal));
+    }
   }
   const text = (style: Style) =>
     table(
       style,
-      ['batch × context', 'density', 'step', 'tokens/s', 'cache', 'read per second', 'time', 'bytes read'],
+      ['batch × context', 'cache', 'density', 'step', 'tokens/s', 'cache read', 'read per second', 'time', 'bytes read'],
       results.map((one) => {
         const last = results.findLast(({ batch, context }) => batch === one.batch && context === one.context)!;
         return [
-          `${one.batch} × ${count(one.context)}`, percent(one.measuredDensity), milliseconds(one.seconds.median), count(one.tokensPerSecond),
+          `${one.batch} × ${count(one.context)}`, one.cacheDtype, percent(one.measuredDensity), milliseconds(one.seconds.median), count(one.tokensPerSecond),
           bytes(one.cacheBytes), `${(one.bytesPerSecond / 1e9).toFixed(0)} GB`,
           times(last.seconds.median / one.seconds.median),
           times((last.weightBytes + last.cacheBytes) / (one.weightBytes + one.cacheBytes)),
@@ -131,18 +140,18 @@ async function decodeAll(flags: DecodeFlags, network: Network, tell: Tell, signa
 
 async function prefillAll(flags: PrefillFlags, network: Network, tell: Tell, signal: AbortSignal) {
   const results: PrefillResult[] = [];
-  for (const [tokens, density] of combinations(flags.tokens, flags.density, [0])) {
-    const settings = { tokens, chunk: Math.min(flags.chunk, tokens), density, skew: flags.skew, repeats: flags.repeats };
+  for (const [cacheDtype, tokens, density] of combinations(flags.cacheDtype, flags.tokens, flags.density)) {
+    const settings = { cacheDtype, tokens, chunk: Math.min(flags.chunk, tokens), density, skew: flags.skew, repeats: flags.repeats };
     results.push(await benchmarkPrefill(network, settings, tell(`Reading ${count(tokens)} at ${density}`), signal));
   }
   const text = (style: Style) =>
     table(
       style,
-      ['tokens', 'density', 'time', 'speed', 'against the last'],
+      ['tokens', 'cache', 'density', 'time', 'speed', 'against the last'],
       results.map((one) => {
         const last = results.findLast(({ tokens }) => tokens === one.tokens)!;
         return [
-          count(one.tokens), percent(one.measuredDensity), duration(one.seconds.median), rate(one.tokens, one.seconds.median),
+          count(one.tokens), one.cacheDtype, percent(one.measuredDensity), duration(one.seconds.median), rate(one.tokens, one.seconds.median),
           times(last.seconds.median / one.seconds.median),
         ];
       }),

@@ -1,5 +1,5 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import type { GenerateOptions, ModelOptions, SamplingOptions } from '../index.js';
+import { CACHE_DTYPES, type CacheDType, type GenerateOptions, type ModelOptions, type SamplingOptions } from '../index.js';
 import { resolveSampling } from '../sampling-options.js';
 import { BUNDLED_MODEL } from './paths.js';
 
@@ -8,7 +8,7 @@ export interface ModelFlags {
   model: string;
   device?: string;
   threads?: number;
-  cacheDtype?: 'auto' | 'f32' | 'bf16';
+  cacheDtype?: 'auto' | CacheDType;
   kvMemory?: number;
 }
 
@@ -94,7 +94,7 @@ export function addModelOptions(command: Command): Command {
     .addOption(new Option('-m, --model <dir>', 'checkpoint directory').default(BUNDLED_MODEL, 'the bundled code-6m-spkv'))
     .option('--device <name>', DEVICE_HELP)
     .option('--threads <count>', 'compute on the CPU with so many threads (default: the physical cores)', whole(1, 1024))
-    .addOption(new Option('--cache-dtype <type>', 'how keys and values are stored (default: as the weights are)').choices(['auto', 'f32', 'bf16']))
+    .addOption(new Option('--cache-dtype <type>', 'how keys and values are stored; fp8 takes half of bf16 (default: as the weights are)').choices(['auto', ...CACHE_DTYPES]))
     .option('--kv-memory <size>', 'the most the cache may take, such as 512M or 2G (default: a quarter of the memory, on a GPU nine tenths of what is free)', size);
 }
 

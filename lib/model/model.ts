@@ -16,7 +16,7 @@ export interface ModelOptions extends DeviceOptions {
   /** 'auto', 'cpu', 'cuda:0' (see {@link openDevice}), or a device that is open already. Defaults to 'auto'. */
   device?: string | Device;
   /** Storage of keys and values. Defaults to the element type of the weights. */
-  cacheDtype?: 'auto' | 'f32' | 'bf16';
+  cacheDtype?: 'auto' | ops.CacheDType;
   /**
    * Bytes of the cache pool. On the CPU it may grow so far: a quarter of the system's memory unless told otherwise,
    * taken as it fills. On a GPU it is taken at once: nine tenths of what the weights have left free.
@@ -66,7 +66,7 @@ function checked(opts: ModelOptions | undefined): CheckedOptions {
   abortSignal(given.signal, 'signal');
   return {
     ...given,
-    cacheDtype: oneOf(given.cacheDtype ?? 'auto', 'cacheDtype', ['auto', 'f32', 'bf16']),
+    cacheDtype: oneOf(given.cacheDtype ?? 'auto', 'cacheDtype', ['auto', ...ops.CACHE_DTYPES]),
     slack: integer(given.slack ?? 0, 'slack', 0, 1 << 20),
     chunk: integer(given.chunk ?? DEFAULT_CHUNK, 'chunk', 1, 1 << 16),
   };

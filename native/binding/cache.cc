@@ -39,7 +39,10 @@ int64_t head_dim_argument(const Napi::CallbackInfo& info, size_t index) {
 }
 
 DType dtype_argument(const Napi::CallbackInfo& info, size_t index) {
-  return static_cast<DType>(integer_argument(info, index, "dtype", 0, 1));
+  DType dtype = static_cast<DType>(integer_argument(info, index, "dtype", 0, 4));
+  if (dtype != DType::kF32 && dtype != DType::kBF16 && dtype != DType::kFP8)
+    raise(info.Env(), Code::kDtype, "Expected f32, bf16 or fp8 for dtype");
+  return dtype;
 }
 
 int32_t slot_argument(const Napi::CallbackInfo& info) {

@@ -263,6 +263,7 @@ Napi::Value read_tensor(const Napi::CallbackInfo& info) {
       case DType::kI32:
         return Napi::Int32Array::New(env, count, filled, 0);
       case DType::kU8:
+      case DType::kFP8:
         break;
     }
     return Napi::Uint8Array::New(env, count, filled, 0);

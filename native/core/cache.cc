@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/fp8.h"
+
 namespace spkv {
 namespace {
 
@@ -10,8 +12,8 @@ using Long = long long;  // what %lld prints
 }  // namespace
 
 Status check_geometry(const CacheGeometry& g) {
-  if (g.dtype != DType::kF32 && g.dtype != DType::kBF16)
-    return fail(Code::kDtype, "Expected f32 or bf16 for the cache but received %s", dtype_name(g.dtype));
+  if (g.dtype != DType::kF32 && g.dtype != DType::kBF16 && g.dtype != DType::kFP8)
+    return fail(Code::kDtype, "Expected f32, bf16 or fp8 for the cache but received %s", dtype_name(g.dtype));
   if (g.head_dim < 2 || g.head_dim > 256 || g.head_dim % 2 != 0)
     return fail(Code::kInvalidArgument, "Expected an even headDim from 2 to 256 but received %lld",
                 static_cast<Long>(g.head_dim));
@@ -29,6 +31,18 @@ Status check_pages(int64_t needed, int64_t free, int64_t capacity) {
   if (needed <= free) return Status();
   return fail(Code::kPoolExhausted, "%lld more pages are needed, but %lld of the cache's %lld are free",
               static_cast<Long>(needed), static_cast<Long>(free), static_cast<Long>(capacity));
+}
+
+uint32_t largest_number(DType dtype) {
+  if (dtype == DType::kFP8) return fp8::kLargestBits;
+  return dtype == DType::kBF16 ? 0x7f7f7fff : 0x7f7fffff;
+}
+
+Status not_finite(int64_t layer, int64_t what, DType dtype) {
+  const char* const names[3] = {"key", "value", "utility"};
+  bool rounded = dtype != DType::kF32 && what != 2;
+  return fail(Code::kNonFinite, "Layer %lld has a %s that is not a finite number%s%s",
+              static_cast<Long>(layer), names[what], rounded ? " in " : "", rounded ? dtype_name(dtype) : "");
 }
 
 Status released_sequence(int32_t slot) {

@@ -36,11 +36,18 @@ struct CacheGeometry {
   int64_t ring_slots() const { return window + slack; }
   int64_t ring_pages() const { return (ring_slots() + kPageTokens - 1) / kPageTokens; }
   int64_t lists() const { return layers * kv_heads; }
+  // Of a key or a value, in order: its elements, and the scale of an fp8 row.
+  int64_t row_bytes() const { return head_dim * dtype_bytes(dtype) + (dtype == DType::kFP8 ? 1 : 0); }
 };
 
 Status check_geometry(const CacheGeometry& geometry);
+// The bits of the largest f32 that a cache of this dtype holds: those of what rounds to infinity, and of NaN,
+// are higher.
+uint32_t largest_number(DType dtype);
 // That `needed` of a pool's pages can be had.
 Status check_pages(int64_t needed, int64_t free, int64_t capacity);
+// The error of inserting what is larger: in a key (0), a value (1) or a utility (2) of a layer.
+Status not_finite(int64_t layer, int64_t what, DType dtype);
 Status released_sequence(int32_t slot);  // the error of using it
 // That `tokens` can be taken back from a sequence whose ring holds the positions [oldest, length).
 Status check_rewind(const CacheGeometry& geometry, int64_t length, int64_t oldest, int64_t tokens);

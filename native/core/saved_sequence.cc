@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/fp8.h"
+
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is written as the memory lies");
 
 namespace spkv {
@@ -36,7 +38,7 @@ V get(const uint8_t** in) {
   return value;
 }
 
-int64_t pair_bytes(const CacheGeometry& g) { return 2 * g.head_dim * dtype_bytes(g.dtype); }
+int64_t pair_bytes(const CacheGeometry& g) { return 2 * g.row_bytes(); }
 
 // The parts of a list that begins at `at`, behind its count.
 template <typename Byte>
@@ -88,6 +90,15 @@ bool all_finite(const uint8_t* numbers, int64_t count, T exponent) {
   return finite;
 }
 
+bool all_finite_fp8(const uint8_t* rows, int64_t count, int64_t head_dim) {
+  bool finite = true;
+  for (; count > 0; count--, rows += head_dim + 1) {
+    for (int64_t d = 0; d < head_dim; d++) finite = finite && (rows[d] & 0x7f) != 0x7f;
+    finite = finite && rows[head_dim] >= fp8::kLeastScale && rows[head_dim] <= fp8::kMostScale;
+  }
+  return finite;
+}
+
 }  // namespace
 
 Status read_saved(const CacheGeometry& geometry, const uint8_t* bytes, int64_t size, SavedSequence* saved) {
@@ -117,6 +128,7 @@ Status read_saved(const CacheGeometry& geometry, const uint8_t* bytes, int64_t s
 Status check_saved_numbers(const CacheGeometry& geometry, const SavedSequence& saved) {
   auto finite = [&](const uint8_t* rows, int64_t pairs) {
     int64_t count = 2 * pairs * geometry.head_dim;
+    if (geometry.dtype == DType::kFP8) return all_finite_fp8(rows, 2 * pairs, geometry.head_dim);
     return geometry.dtype == DType::kBF16 ? all_finite<uint16_t>(rows, count, 0x7f80)
                                           : all_finite<uint32_t>(rows, count, 0x7f800000);
   };

@@ -4,11 +4,12 @@
 //   threshold (f32), 4 bytes of zeros
 //   for every layer and KV head:
 //     n                        pairs in the kept pages, 8 bytes
-//     keys [n][D], values [n][D]
+//     keys [n], values [n]
 //     keep [r]                 r = length - oldest, the pairs in the ring: 1 where kept, else 0
-//     keys [r][D], values [r][D]
+//     keys [r], values [r]
 //
-// Keys and values are in the cache's dtype. `oldest` is the first position that the ring still holds.
+// Keys and values are rows of the cache's dtype: D numbers, and in fp8 a byte with their scale. `oldest` is
+// the first position that the ring still holds.
 #pragma once
 
 #include <cstdint>

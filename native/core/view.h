@@ -5,7 +5,8 @@
 
 namespace spkv {
 
-enum class DType : int32_t { kF32 = 0, kBF16 = 1, kI32 = 2, kU8 = 3 };
+// kFP8 is a dtype of caches only, where a row has a scale beside its elements: see core/fp8.h.
+enum class DType : int32_t { kF32 = 0, kBF16 = 1, kI32 = 2, kU8 = 3, kFP8 = 4 };
 
 // Always inlined: see cpu/isa.h. Kernels call these functions, too.
 #if defined(__CUDACC__)
@@ -15,7 +16,7 @@ enum class DType : int32_t { kF32 = 0, kBF16 = 1, kI32 = 2, kU8 = 3 };
 #endif
 
 SPKV_INLINE int64_t dtype_bytes(DType dtype) {
-  return dtype == DType::kBF16 ? 2 : dtype == DType::kU8 ? 1 : 4;
+  return dtype == DType::kBF16 ? 2 : dtype == DType::kU8 || dtype == DType::kFP8 ? 1 : 4;
 }
 
 SPKV_INLINE const char* dtype_name(DType dtype) {
@@ -28,6 +29,8 @@ SPKV_INLINE const char* dtype_name(DType dtype) {
       return "i32";
     case DType::kU8:
       return "u8";
+    case DType::kFP8:
+      return "fp8";
   }
   return "?";
 }

@@ -7,6 +7,7 @@
 #include "ops/attention.h"
 
 #include "cpu/attention_paths.h"
+#include "cpu/expand.h"
 #include "cpu/running_softmax.h"
 
 SPKV_ISA_BEGIN
@@ -29,8 +30,11 @@ struct Plan {
   int32_t* unit_of_item = nullptr;
   float* partials = nullptr;
   int64_t unit_count = 0, items = 0, partial_floats = 0;
+  float* page_memory = nullptr;  // of every thread, page_floats
+  int64_t page_floats = 0;
 
-  void carve(Carver* carver) {
+  void carve(Carver* carver, int64_t threads) {
+    page_memory = carver->take<float>(threads * page_floats);
     units = carver->take<Unit>(unit_count);
     unit_of_item = carver->take<int32_t>(items);
     partials = carver->take<float>(partial_floats);
@@ -115,14 +119,16 @@ struct InArc {
 };
 
 template <typename T>
-void add_ring_page(const RunningSoftmax& state, const ListView& list, const RingArc& arc, int64_t index) {
+void add_ring_page(const RunningSoftmax& state, const ListView& list, const RingArc& arc, int64_t index,
+                   float* memory) {
   int64_t begin = index * kPageTokens, end = smaller(begin + kPageTokens, list.ring_slots);
   if (!arc.touches(begin, end)) return;
-  Page<T> page(list.page(index), state.dim);
+  int64_t columns = (end - begin + 15) / 16 * 16;
+  auto page = readable(Page<T>(list.page(index), state.dim), columns, memory);
   if (arc.covers(begin, begin + kPageTokens) && end - begin == kPageTokens) {
     state.add(page.keys, page.values, kPageTokens, Visible());
   } else {
-    state.add(page.keys, page.values, (end - begin + 15) / 16 * 16, InArc{arc, begin});
+    state.add(page.keys, page.values, columns, InArc{arc, begin});
   }
 }
 
@@ -157,13 +163,17 @@ void announce(const char* page, int64_t bytes) {
 // reading. Where it takes much less, with f32 or one row, the processor's own prefetching reaches more lines
 // at once.
 template <typename T>
-void add_run(const AttentionParams& params, const Unit& unit, int64_t run, const char* next,
+void add_run(const AttentionParams& params, const Unit& unit, int64_t run, const char* next, float* memory,
              RunningSoftmax state) {
-  const View &k = params.keys, &v = params.values;
   state.clear();
-  if (run == 0)
-    add_self(state, k.as<float>() + unit.token * k.stride[0] + unit.kv_head * k.stride[1],
-             v.as<float>() + unit.token * v.stride[0] + unit.kv_head * v.stride[1]);
+  if (run == 0) {
+    float key[256], value[256];
+    auto row = [&](const View& view) {
+      return view.as<float>() + unit.token * view.stride[0] + unit.kv_head * view.stride[1];
+    };
+    add_self(state, as_stored<T>(row(params.keys), state.dim, key),
+             as_stored<T>(row(params.values), state.dim, value));
+  }
   RingArc arc(unit.list, params.cache->geometry().window);
   const bool line_by_line = sizeof(T) == 2 && unit.rows > 1;
   int64_t end = smaller((run + 1) * kRunPages, unit.pages);
@@ -173,10 +183,11 @@ void add_run(const AttentionParams& params, const Unit& unit, int64_t run, const
     state.ahead = following && line_by_line ? following - page : 0;
     if (following && !line_by_line) announce(following, unit.list.page_bytes);
     if (i < unit.list.ring_pages) {
-      add_ring_page<T>(state, unit.list, arc, i);
+      add_ring_page<T>(state, unit.list, arc, i, memory);
     } else {
-      Page<T> page(unit.list.page(i), state.dim);
-      add_first(state, page.keys, page.values, unit.list.kept - (i - unit.list.ring_pages) * kPageTokens);
+      int64_t count = unit.list.kept - (i - unit.list.ring_pages) * kPageTokens;
+      auto page = readable(Page<T>(unit.list.page(i), state.dim), columns_for(count), memory);
+      add_first(state, page.keys, page.values, count);
     }
   }
 }
@@ -186,17 +197,14 @@ float* result_row(const AttentionParams& params, const Unit& unit, int64_t r) {
          (unit.first_head + r) * params.out.stride[1];
 }
 
-void run_item(const AttentionParams& params, const Unit& unit, int64_t run, const char* next) {
+void run_item(const AttentionParams& params, const Unit& unit, int64_t run, const char* next, float* memory) {
   alignas(64) float q[kUnitRows * 256], out[kUnitRows * 256], top[kUnitRows], sums[kUnitRows * kLanes];
   int64_t dim = params.q.shape[2], width = padded_dim(dim);
   RunningSoftmax state{unit.rows, dim, q, top, sums, out};
   for (int64_t r = 0; r < unit.rows; r++)
     scale_row(query_row(params.q, unit.token, unit.first_head + r), dim, params.scale, q + r * dim);
-  if (params.cache->geometry().dtype == DType::kBF16) {
-    add_run<uint16_t>(params, unit, run, next, state);
-  } else {
-    add_run<float>(params, unit, run, next, state);
-  }
+  with_elements(params.cache->geometry().dtype,
+                [&](auto element) { add_run<decltype(element)>(params, unit, run, next, memory, state); });
   if (unit.runs == 1) {
     for (int64_t r = 0; r < unit.rows; r++) state.finish(r, result_row(params, unit, r));
     return;
@@ -233,24 +241,25 @@ void merge_runs(const AttentionParams& params, const Unit& unit) {
 Status attention_decode(const AttentionParams& params, Execution& execution) {
   CpuCache& cache = *static_cast<CpuCache*>(params.cache);
   Plan plan;
+  plan.page_floats = expanded_floats(cache.geometry());
   make_units(params, cache, &plan);
   if (plan.units == nullptr && plan.unit_count == 0) return Status();
   Plan sizes = plan;
   Carver measure{nullptr};
-  sizes.carve(&measure);
+  const int64_t threads = execution.pool->threads();
+  sizes.carve(&measure, threads);
   Carver carver{static_cast<char*>(scratch(measure.used))};
   if (!carver.base) return no_scratch(measure.used);
-  plan.carve(&carver);
+  plan.carve(&carver, threads);
   make_units(params, cache, &plan);
   auto unit_of = [&](int64_t item) -> const Unit& { return plan.units[plan.unit_of_item[item]]; };
-  const int64_t threads = execution.pool->threads();
-  parallel(execution, plan.items, [&](int64_t item, int) {
+  parallel(execution, plan.items, [&](int64_t item, int thread) {
     const Unit& unit = unit_of(item);
     // Items are handed out in order, so this thread's next one is about `threads` further.
     const int64_t later = item + threads;
     const char* next =
         later < plan.items ? first_page(unit_of(later), later - unit_of(later).first_item) : nullptr;
-    run_item(params, unit, item - unit.first_item, next);
+    run_item(params, unit, item - unit.first_item, next, plan.page_memory + thread * plan.page_floats);
   });
   if (plan.partial_floats == 0) return Status();
   auto merge = [&](int64_t i, int) {

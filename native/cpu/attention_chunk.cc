@@ -10,7 +10,9 @@
 // the cached pages and the first so many of the kept panels. So nothing that was pruned is ever touched, and
 // only the window's edge and the diagonal need a mask per element. What is masked is exact: the weight is 0.
 //
-// Pairs of the step take part as they come, in f32; with a bf16 cache later steps see them rounded.
+// Pairs of the step take part as they come, in f32; with a bf16 cache later steps see them rounded. With an
+// fp8 cache they take part as it will hold them.
+#include "cpu/expand.h"
 #include "cpu/packed_keys.h"
 
 #include <cstdlib>
@@ -47,6 +49,10 @@ struct Plan {
 
 int64_t tiles_of(int64_t tokens, int64_t group) { return divide_up(tokens * group, kTileQueryRows); }
 
+int64_t thread_floats(const CacheGeometry& geometry) {
+  return TileMemory::floats(geometry.head_dim) + expanded_floats(geometry);
+}
+
 // Called twice: to learn how much memory is needed (the carver's base is null), and to lay it out.
 void lay_out(const AttentionParams& params, CpuCache& cache, int threads, Carver* carver, Plan* plan) {
   const CacheGeometry& g = cache.geometry();
@@ -55,7 +61,7 @@ void lay_out(const AttentionParams& params, CpuCache& cache, int threads, Carver
   int64_t group = params.q.shape[1] / g.kv_heads;
   Chunk* chunks = carver->take<Chunk>(plan->chunk_count);
   plan->tiles = carver->take<Tile>(plan->tile_count);
-  plan->thread_memory = carver->take<float>(threads * TileMemory::floats(g.head_dim));
+  plan->thread_memory = carver->take<float>(threads * thread_floats(g));
   plan->chunk_count = plan->tile_count = 0;
   for (int64_t b = 0; b < params.slots.shape[0]; b++) {
     int64_t tokens = offsets[b + 1] - offsets[b];
@@ -104,14 +110,16 @@ void find_kept(const AttentionParams& params, Chunk* chunk) {
 template <typename T>
 void pack_pair(const AttentionParams& params, const Chunk& chunk, int64_t i, const Page<float>& to,
                int64_t slot) {
+  float key[256], value[256];
   if (i >= chunk.cached) {
-    const View &k = params.keys, &v = params.values;
     int64_t token = chunk.token + i - chunk.cached;
-    to.write(slot, k.as<float>() + token * k.stride[0] + chunk.head * k.stride[1],
-             v.as<float>() + token * v.stride[0] + chunk.head * v.stride[1]);
+    auto row = [&](const View& view) {
+      return view.as<float>() + token * view.stride[0] + chunk.head * view.stride[1];
+    };
+    to.write(slot, as_stored<T>(row(params.keys), to.dim, key),
+             as_stored<T>(row(params.values), to.dim, value));
     return;
   }
-  float key[256], value[256];
   int64_t source = (chunk.list.length - chunk.cached + i) % chunk.list.ring_slots;
   Page<T>(chunk.list.page(source / kPageTokens), to.dim).read(source % kPageTokens, key, value);
   to.write(slot, key, value);
@@ -206,10 +214,11 @@ void run_tile(const AttentionParams& params, const Chunk& chunk, int64_t index, 
       add_first(state.part(i * kMostRows, parts[i].rows.rows), page.keys, page.values, parts[i].kept - begin);
   }
   for (int64_t begin = 0; begin < chunk.list.kept; begin += kPageTokens) {
-    Page<T> page(chunk.list.page(chunk.list.ring_pages + begin / kPageTokens), dim);
+    int64_t kept = chunk.list.kept - begin;
+    void* cached = chunk.list.page(chunk.list.ring_pages + begin / kPageTokens);
+    auto page = readable(Page<T>(cached, dim), columns_for(kept), memory + TileMemory::floats(dim));
     for (int64_t i = 0; i < count; i++)
-      add_first(state.part(i * kMostRows, parts[i].rows.rows), page.keys, page.values,
-                chunk.list.kept - begin);
+      add_first(state.part(i * kMostRows, parts[i].rows.rows), page.keys, page.values, kept);
   }
   end_tile(params.out, tile, state);
 }
@@ -243,7 +252,7 @@ void run_chunks(const AttentionParams& params, Plan* plan, Execution& execution)
     while (low + 1 < plan->chunk_count && plan->chunks[low + 1].first_pack <= item) low++;
     pack_panel<T>(params, plan->chunks[low], item - plan->chunks[low].first_pack);
   });
-  int64_t memory = TileMemory::floats(params.q.shape[2]);
+  int64_t memory = thread_floats(params.cache->geometry());
   parallel(execution, plan->tile_count, [&](int64_t item, int thread) {
     const Tile& tile = plan->tiles[item];
     run_tile<T>(params, plan->chunks[tile.chunk], tile.index, plan->thread_memory + thread * memory);
@@ -254,7 +263,6 @@ void run_chunks(const AttentionParams& params, Plan* plan, Execution& execution)
 
 Status attention_chunk(const AttentionParams& params, Execution& execution) {
   CpuCache& cache = *static_cast<CpuCache*>(params.cache);
-  const CacheGeometry& g = cache.geometry();
   Plan plan;
   Carver measure{nullptr};
   lay_out(params, cache, execution.pool->threads(), &measure, &plan);
@@ -273,11 +281,8 @@ Status attention_chunk(const AttentionParams& params, Execution& execution) {
     plan.packs += divide_up(chunk.local, kPageTokens) + divide_up(chunk.kept, kPageTokens);
   }
   order_tiles(params, &plan);
-  if (g.dtype == DType::kBF16) {
-    run_chunks<uint16_t>(params, &plan, execution);
-  } else {
-    run_chunks<float>(params, &plan, execution);
-  }
+  with_elements(cache.geometry().dtype,
+                [&](auto element) { run_chunks<decltype(element)>(params, &plan, execution); });
   return Status();
 }
 

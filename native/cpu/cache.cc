@@ -20,8 +20,8 @@ std::unique_ptr<Cache> create_cache(const CacheGeometry& geometry, Status* statu
 }
 
 int64_t CpuCache::page_bytes(const CacheGeometry& geometry) {
-  return geometry.dtype == DType::kBF16 ? Page<uint16_t>::bytes(geometry.head_dim)
-                                        : Page<float>::bytes(geometry.head_dim);
+  return with_elements(geometry.dtype,
+                       [&](auto element) { return Page<decltype(element)>::bytes(geometry.head_dim); });
 }
 
 const CacheGeometry& CpuCache::geometry() const { return geometry_; }
@@ -189,7 +189,7 @@ ListView CpuCache::list_view(int32_t slot, int64_t layer, int64_t head) {
 // they get the largest there is. A page that others hold, too, may have pairs that are live only there.
 template <typename T>
 void CpuCache::poison_list(const Sequence& sequence, const List& list) {
-  float nan = std::numeric_limits<float>::quiet_NaN(), huge = 3e38f;
+  float nan = std::numeric_limits<float>::quiet_NaN(), huge = Page<T>::kScaled ? fp8::kLargest : 3e38f;
   std::vector<float> keys(static_cast<size_t>(geometry_.head_dim), nan);
   std::vector<float> values(static_cast<size_t>(geometry_.head_dim), huge);
   int64_t slots = geometry_.ring_slots(), ring_pages = geometry_.ring_pages();
@@ -209,15 +209,11 @@ void CpuCache::poison_list(const Sequence& sequence, const List& list) {
 }
 
 Status CpuCache::poison() {
-  // All bits set is a NaN in f32 and in bf16.
+  // All bits set is a NaN in every dtype.
   pool_.for_each_free([&](void* page) { memset(page, 0xff, static_cast<size_t>(pool_.page_bytes())); });
   for (const Sequence& sequence : sequences_) {
     for (const List& list : sequence.lists) {
-      if (geometry_.dtype == DType::kBF16) {
-        poison_list<uint16_t>(sequence, list);
-      } else {
-        poison_list<float>(sequence, list);
-      }
+      with_elements(geometry_.dtype, [&](auto element) { poison_list<decltype(element)>(sequence, list); });
     }
   }
   return Status();

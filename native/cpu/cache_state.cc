@@ -26,18 +26,22 @@ struct Rows {
   void write_out(int64_t count, const Slot& slot, uint8_t* out) const {
     for_each(count, slot, [&](const Page<T>& page, int64_t at) {
       for (int64_t d = 0; d < dim; d++, out += sizeof(T)) memcpy(out, &page.key(at, d), sizeof(T));
+      if (Page<T>::kScaled) *out++ = page.key_scale(at);
     });
     for_each(count, slot, [&](const Page<T>& page, int64_t at) {
       for (int64_t d = 0; d < dim; d++, out += sizeof(T)) memcpy(out, &page.value(at, d), sizeof(T));
+      if (Page<T>::kScaled) *out++ = page.value_scale(at);
     });
   }
   template <typename Slot>
   void read_in(int64_t count, const Slot& slot, const uint8_t* in) const {
     for_each(count, slot, [&](const Page<T>& page, int64_t at) {
       for (int64_t d = 0; d < dim; d++, in += sizeof(T)) memcpy(&page.key(at, d), in, sizeof(T));
+      if (Page<T>::kScaled) page.key_scale(at) = *in++;
     });
     for_each(count, slot, [&](const Page<T>& page, int64_t at) {
       for (int64_t d = 0; d < dim; d++, in += sizeof(T)) memcpy(&page.value(at, d), in, sizeof(T));
+      if (Page<T>::kScaled) page.value_scale(at) = *in++;
     });
   }
 };
@@ -65,11 +69,8 @@ Status CpuCache::save(int32_t slot, std::vector<uint8_t>* bytes) const {
   std::vector<SavedList<uint8_t>> lists =
       begin_saved(geometry_, sequence.length, sequence.oldest, sequence.threshold, kept, bytes);
   for (size_t i = 0; i < lists.size(); i++) {
-    if (geometry_.dtype == DType::kBF16) {
-      save_list<uint16_t>(sequence, i, lists[i]);
-    } else {
-      save_list<float>(sequence, i, lists[i]);
-    }
+    with_elements(geometry_.dtype,
+                  [&](auto element) { save_list<decltype(element)>(sequence, i, lists[i]); });
   }
   return Status();
 }
@@ -103,11 +104,8 @@ Status CpuCache::restore(const uint8_t* bytes, int64_t size, int32_t* slot) {
   sequence.lists.resize(saved.lists.size());
   sequence.keep.resize(static_cast<size_t>(geometry_.lists() * geometry_.ring_slots()));
   for (size_t i = 0; i < saved.lists.size(); i++) {
-    if (geometry_.dtype == DType::kBF16) {
-      restore_list<uint16_t>(saved.lists[i], i, &sequence);
-    } else {
-      restore_list<float>(saved.lists[i], i, &sequence);
-    }
+    with_elements(geometry_.dtype,
+                  [&](auto element) { restore_list<decltype(element)>(saved.lists[i], i, &sequence); });
   }
   *slot = take_slot();
   sequences_[static_cast<size_t>(*slot)] = std::move(sequence);

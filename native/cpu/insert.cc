@@ -12,8 +12,8 @@ namespace {
 constexpr int64_t kWorthSplitting = 16384;
 constexpr int64_t kCheckRows = 32;
 
-// Whether every |x| has bits below `limit`. NaN and infinity have the highest bits of all.
-bool all_below(const float* x, int64_t count, uint32_t limit) {
+// Whether every |x| has bits up to `limit`. NaN and infinity have the highest bits of all.
+bool all_up_to(const float* x, int64_t count, uint32_t limit) {
   vu worst = {};
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
@@ -23,36 +23,34 @@ bool all_below(const float* x, int64_t count, uint32_t limit) {
   uint32_t most = 0;
   for (int lane = 0; lane < kLanes; lane++) most = larger(most, worst[lane]);
   for (; i < count; i++) most = larger(most, as_bits(x[i]) & 0x7fffffffu);
-  return most < limit;
+  return most <= limit;
 }
 
 // Rows [from, to) of one layer of [L, T, G, ...] with `width` numbers side by side.
-bool rows_below(const View& view, int64_t layer, int64_t from, int64_t to, int64_t width, uint32_t limit) {
+bool rows_up_to(const View& view, int64_t layer, int64_t from, int64_t to, int64_t width, uint32_t limit) {
   bool good = true;
   for (int64_t t = from; t < to; t++) {
     for (int64_t g = 0; g < view.shape[2]; g++) {
       const float* row = view.as<float>() + layer * view.stride[0] + t * view.stride[1] + g * view.stride[2];
-      good = good & all_below(row, width, limit);
+      good = good & all_up_to(row, width, limit);
     }
   }
   return good;
 }
 
-constexpr uint32_t kInfinity = 0x7f800000u;
-constexpr uint32_t kRoundsToInfinity = 0x7f7f8000u;  // the least f32 that becomes infinite in bf16
-
 Status check_finite(const InsertParams& params, Execution& execution) {
   int64_t layers = params.keys.shape[0], tokens = params.keys.shape[1];
   int64_t dim = params.keys.shape[3], width = params.keys.shape[2] * dim;
-  uint32_t limit = params.cache->geometry().dtype == DType::kBF16 ? kRoundsToInfinity : kInfinity;
+  DType dtype = params.cache->geometry().dtype;
+  uint32_t limit = largest_number(dtype), finite = largest_number(DType::kF32);
   int64_t pieces = divide_up(tokens, kCheckRows);
   int64_t worst = INT64_MAX;  // first bad (layer, what), so that the answer does not depend on the threads
   auto check = [&](int64_t item, int) {
     int64_t layer = item / pieces, from = item % pieces * kCheckRows, to = smaller(from + kCheckRows, tokens);
-    int64_t what = !rows_below(params.keys, layer, from, to, dim, limit)                              ? 0
-                   : !rows_below(params.values, layer, from, to, dim, limit)                          ? 1
-                   : params.utilities && !rows_below(params.utilities, layer, from, to, 1, kInfinity) ? 2
-                                                                                                      : 3;
+    int64_t what = !rows_up_to(params.keys, layer, from, to, dim, limit)                           ? 0
+                   : !rows_up_to(params.values, layer, from, to, dim, limit)                       ? 1
+                   : params.utilities && !rows_up_to(params.utilities, layer, from, to, 1, finite) ? 2
+                                                                                                   : 3;
     if (what == 3) return;
     int64_t mine = layer * 3 + what, seen = __atomic_load_n(&worst, __ATOMIC_RELAXED);
     while (mine < seen &&
@@ -65,10 +63,7 @@ Status check_finite(const InsertParams& params, Execution& execution) {
     for (int64_t i = 0; i < layers * pieces; i++) check(i, 0);
   }
   if (worst == INT64_MAX) return Status();
-  const char* const names[3] = {"key", "value", "utility"};
-  return fail(Code::kNonFinite, "Layer %lld has a %s that is not a finite number%s",
-              static_cast<long long>(worst / 3), names[worst % 3],
-              limit == kInfinity || worst % 3 == 2 ? "" : " in bf16");
+  return not_finite(worst / 3, worst % 3, dtype);
 }
 
 // One list of one sequence: its new rows and where they go.
@@ -155,11 +150,8 @@ Status insert(const InsertParams& params, Execution& execution) {
   if (copy_count > 0)
     parallel(execution, copy_count,
              [&](int64_t i, int) { memcpy(copies[i].to, copies[i].from, page_bytes); });
-  if (cache.geometry().dtype == DType::kBF16) {
-    write_lists<uint16_t>(params, cache, execution);
-  } else {
-    write_lists<float>(params, cache, execution);
-  }
+  with_elements(cache.geometry().dtype,
+                [&](auto element) { write_lists<decltype(element)>(params, cache, execution); });
   cache.end_insert(params);
   return Status();
 }

@@ -1,9 +1,9 @@
 // The page of the CPU cache: 64 slots, a key panel and then a value panel, both in the form that
 // multiply_panel streams. With D the head size and P = D rounded up to 16:
 //
-//          f32                                      bf16
-//   keys   [D][64]      slot i is column i          [D/2][64][2]   component pairs side by side
-//   values [64][P]      slot i is row i             [32][P][2]     slot pairs side by side
+//          f32                          bf16           fp8
+//   keys   [D][64]  slot i is column i  [D/2][64][2]   [D/4][64][4]   components of a slot side by side
+//   values [64][P]  slot i is row i     [32][P][2]     [16][P][4]     slots side by side
 //
 //     keys          slot 0  slot 1 ... slot 63        values        component 0 ... D-1  padding
 //     component 0     .       .          .            slot 0             .           .      0
@@ -11,6 +11,9 @@
 //     component D-1   .       .          .            slot 63            .           .      0
 //
 // scores = q [rows][D] * keys      and      out [rows][P] += weights [rows][64] * values.
+//
+// In fp8 (core/fp8.h) D is rounded up to 4, and the scales follow, [64] of the keys and [64] of the values.
+// Kernels make f32 of such a page before they multiply it: see cpu/expand.h.
 //
 // Everything here is always inlined, so that both the cache (compiled once) and the kernels (compiled once
 // per instruction set) may use it.
@@ -20,6 +23,7 @@
 #include <cstring>
 
 #include "core/cache.h"
+#include "core/fp8.h"
 
 namespace spkv {
 namespace cpu {
@@ -40,34 +44,62 @@ SPKV_INLINE float widen_bf16(uint16_t h) {
   return x;
 }
 
-SPKV_INLINE float decode(float x) { return x; }
-SPKV_INLINE float decode(uint16_t x) { return widen_bf16(x); }
+// Calls body(T()) with the element type of a dtype's pages.
+template <typename Body>
+SPKV_INLINE auto with_elements(DType dtype, const Body& body) {
+  if (dtype == DType::kFP8) return body(uint8_t());
+  return dtype == DType::kBF16 ? body(uint16_t()) : body(float());
+}
 
-// One page whose elements are T: float, or uint16_t for bf16.
+// The scale of a row of numbers in fp8.
+SPKV_INLINE uint8_t fp8_scale(const float* row, int64_t dim) {
+  uint32_t largest = 0;
+  for (int64_t d = 0; d < dim; d++) {
+    uint32_t bits = fp8::magnitude(row[d]);
+    largest = bits > largest ? bits : largest;
+  }
+  return fp8::scale_of(largest);
+}
+
+// One page whose elements are T: float, uint16_t for bf16, or uint8_t for fp8.
 template <typename T>
 struct Page {
-  static constexpr int64_t kPair = 4 / sizeof(T);
+  static constexpr int64_t kGroup = 4 / sizeof(T);
+  static constexpr bool kScaled = sizeof(T) == 1;
 
   T* keys;
   T* values;
   int64_t dim;
 
   SPKV_INLINE Page(void* page, int64_t head_dim)
-      : keys(static_cast<T*>(page)), values(keys + kPageTokens * head_dim), dim(head_dim) {}
+      : keys(static_cast<T*>(page)), values(keys + kPageTokens * grouped(head_dim)), dim(head_dim) {}
 
   static SPKV_INLINE int64_t bytes(int64_t head_dim) {
-    return kPageTokens * (head_dim + padded_dim(head_dim)) * static_cast<int64_t>(sizeof(T));
+    int64_t scales = kScaled ? 2 * kPageTokens : 0;
+    return kPageTokens * (grouped(head_dim) + padded_dim(head_dim)) * static_cast<int64_t>(sizeof(T)) +
+           scales;
   }
 
   SPKV_INLINE T& key(int64_t slot, int64_t d) const {
-    return keys[d / kPair * kPageTokens * kPair + slot * kPair + d % kPair];
+    return keys[d / kGroup * kPageTokens * kGroup + slot * kGroup + d % kGroup];
   }
   SPKV_INLINE T& value(int64_t slot, int64_t d) const {
-    return values[slot / kPair * padded_dim(dim) * kPair + d * kPair + slot % kPair];
+    return values[slot / kGroup * padded_dim(dim) * kGroup + d * kGroup + slot % kGroup];
   }
 
+  // Of an fp8 key or value.
+  SPKV_INLINE uint8_t& key_scale(int64_t slot) const {
+    return reinterpret_cast<uint8_t*>(values + kPageTokens * padded_dim(dim))[slot];
+  }
+  SPKV_INLINE uint8_t& value_scale(int64_t slot) const { return key_scale(kPageTokens + slot); }
+
   SPKV_INLINE void write(int64_t slot, const float* k, const float* v) const {
-    if constexpr (kPair == 1) {
+    if constexpr (kScaled) {
+      uint8_t scale = key_scale(slot) = fp8_scale(k, dim);
+      for (int64_t d = 0; d < dim; d++) key(slot, d) = fp8::encode(k[d], scale);
+      scale = value_scale(slot) = fp8_scale(v, dim);
+      for (int64_t d = 0; d < dim; d++) value(slot, d) = fp8::encode(v[d], scale);
+    } else if constexpr (kGroup == 1) {
       for (int64_t d = 0; d < dim; d++) key(slot, d) = k[d];
       memcpy(&value(slot, 0), v, static_cast<size_t>(dim) * sizeof(float));
     } else {
@@ -82,11 +114,17 @@ struct Page {
     }
   }
   SPKV_INLINE void read(int64_t slot, float* k, float* v) const {
-    for (int64_t d = 0; d < dim; d++) k[d] = decode(key(slot, d));
-    for (int64_t d = 0; d < dim; d++) v[d] = decode(value(slot, d));
+    uint8_t k_scale = kScaled ? key_scale(slot) : 0, v_scale = kScaled ? value_scale(slot) : 0;
+    for (int64_t d = 0; d < dim; d++) k[d] = decode(key(slot, d), k_scale);
+    for (int64_t d = 0; d < dim; d++) v[d] = decode(value(slot, d), v_scale);
   }
   SPKV_INLINE void copy(int64_t slot, const Page& source, int64_t source_slot) const {
-    if constexpr (kPair == 1) {
+    if constexpr (kScaled) {
+      for (int64_t d = 0; d < dim; d++) key(slot, d) = source.key(source_slot, d);
+      for (int64_t d = 0; d < dim; d++) value(slot, d) = source.value(source_slot, d);
+      key_scale(slot) = source.key_scale(source_slot);
+      value_scale(slot) = source.value_scale(source_slot);
+    } else if constexpr (kGroup == 1) {
       for (int64_t d = 0; d < dim; d++) key(slot, d) = source.key(source_slot, d);
       memcpy(&value(slot, 0), &source.value(source_slot, 0), static_cast<size_t>(dim) * sizeof(float));
     } else {
@@ -101,6 +139,10 @@ struct Page {
   }
 
  private:
+  static SPKV_INLINE int64_t grouped(int64_t head_dim) { return (head_dim + kGroup - 1) / kGroup * kGroup; }
+  static SPKV_INLINE float decode(float x, uint8_t) { return x; }
+  static SPKV_INLINE float decode(uint16_t x, uint8_t) { return widen_bf16(x); }
+  static SPKV_INLINE float decode(uint8_t x, uint8_t scale) { return fp8::decode(x, scale); }
   static SPKV_INLINE uint32_t get_word(const T* p) {
     uint32_t word;
     memcpy(&word, p, 4);

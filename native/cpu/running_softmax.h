@@ -144,13 +144,16 @@ struct FirstColumns {
   }
 };
 
+// Slots of a page that `count` pairs take up, as `add` counts them.
+SPKV_INLINE int64_t columns_for(int64_t count) { return smaller(kPageTokens, (count + 15) / 16 * 16); }
+
 // The first `count` keys of a panel.
 template <typename T>
 SPKV_INLINE void add_first(const RunningSoftmax& state, const T* keys, const T* values, int64_t count) {
   if (count >= kPageTokens) {
     state.add(keys, values, kPageTokens, Visible());
   } else if (count > 0) {
-    state.add(keys, values, (count + 15) / 16 * 16, FirstColumns{count});
+    state.add(keys, values, columns_for(count), FirstColumns{count});
   }
 }
 

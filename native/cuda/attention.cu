@@ -3,8 +3,7 @@
 
 #include "cuda/cache.h"
 #include "cuda/common/launch.cuh"
-#include "cuda/common/page.cuh"
-#include "cuda/common/ptx.cuh"
+#include "cuda/common/pairs.cuh"
 #include "cuda/decode_attention.h"
 #include "cuda/general_attention.h"
 #include "cuda/prefill_attention.h"
@@ -17,15 +16,35 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kMostDecodeGroup = 16;
 
-// What decode_attention needs and the tensors are not: bf16 rows one after another, the new keys and values
-// of a sequence behind its queries, and arrivals that are 0.
+// What decode_attention needs and the tensors are not: bf16 queries and, behind those of a sequence, its new
+// keys and values in the cache's dtype; and arrivals that are 0.
 struct DecodeRows {
   View q, keys, values;
-  uint4* rows;        // [B, H + 2G, D] bf16
+  uint8_t* rows;      // [B] of H queries, G keys and G values
   int32_t* arrivals;  // [B * G]
+  int64_t pair_row_bytes;
+  bool fp8;
+
+  __host__ __device__ int64_t query_bytes() const { return q.shape[1] * q.shape[2] * 2; }
+  __host__ __device__ int64_t sequence_bytes() const {
+    return query_bytes() + 2 * keys.shape[1] * pair_row_bytes;
+  }
 };
 
-// A thread makes one chunk of 8 components.
+// Writes 8 numbers of an fp8 row, whose others the lanes beside this one have.
+__device__ __forceinline__ void write_fp8(const float (&x)[kChunkDims], int chunk, int chunks, uint8_t* row) {
+  uint32_t largest = 0;
+  for (float number : x) largest = max(largest, fp8::magnitude(number));
+  for (int step = 1; step < chunks; step *= 2) largest = max(largest, __shfl_xor_sync(~0u, largest, step));
+  if (!row) return;
+  uint8_t scale = fp8::scale_of(largest);
+  uint32_t words[2] = {};
+  for (int i = 0; i < kChunkDims; i++) words[i / 4] |= uint32_t{fp8::encode(x[i], scale)} << (i % 4 * 8);
+  reinterpret_cast<uint2*>(row)[chunk] = make_uint2(words[0], words[1]);
+  if (chunk == 0) reinterpret_cast<uint4*>(row)[chunks / 2] = make_uint4(scale, 0, 0, 0);
+}
+
+// A thread makes 8 components of a row.
 __global__ void __launch_bounds__(kThreads) round_rows(const __grid_constant__ DecodeRows p) {
   // In this order, because the next launch reads the cache and its plan without waiting for this one: it must
   // not begin before those that changed them have ended.
@@ -35,23 +54,23 @@ __global__ void __launch_bounds__(kThreads) round_rows(const __grid_constant__ D
   int chunks = static_cast<int>(p.q.shape[2]) / kChunkDims, rows = heads + 2 * kv_heads;
   int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index < p.q.shape[0] * kv_heads) p.arrivals[index] = 0;
-  if (index >= p.q.shape[0] * rows * chunks) return;
+  bool there = index < p.q.shape[0] * rows * chunks;
   int chunk = static_cast<int>(index % chunks), row = static_cast<int>(index / chunks % rows);
-  int64_t b = index / chunks / rows;
-  const View& tensor = row < heads ? p.q : row < heads + kv_heads ? p.keys : p.values;
-  int64_t head = row < heads ? row : (row - heads) % kv_heads;
+  int64_t b = there ? index / chunks / rows : 0;
+  bool query = row < heads;
+  const View& tensor = query ? p.q : row < heads + kv_heads ? p.keys : p.values;
+  int64_t head = query ? row : (row - heads) % kv_heads;
   const float* from = static_cast<const float*>(tensor.data) + b * tensor.stride[0] +
                       head * tensor.stride[1] + chunk * kChunkDims;
-  float4 low, high;
-  if (reinterpret_cast<uintptr_t>(from) % sizeof(float4) == 0) {
-    low = reinterpret_cast<const float4*>(from)[0];
-    high = reinterpret_cast<const float4*>(from)[1];
-  } else {
-    low = {from[0], from[1], from[2], from[3]};
-    high = {from[4], from[5], from[6], from[7]};
-  }
-  p.rows[index] = {pack_bf16(low.x, low.y), pack_bf16(low.z, low.w), pack_bf16(high.x, high.y),
-                   pack_bf16(high.z, high.w)};
+  float x[kChunkDims];
+  load_numbers(from, reinterpret_cast<uintptr_t>(from) % sizeof(float4) == 0, x);
+  uint8_t* sequence = p.rows + b * p.sequence_bytes();
+  uint8_t* pair = sequence + p.query_bytes() + (row - heads) * p.pair_row_bytes;
+  if (p.fp8) write_fp8(x, chunk, chunks, there && !query ? pair : nullptr);
+  if (!there || (p.fp8 && !query)) return;
+  uint8_t* to = query ? sequence + int64_t{row} * chunks * kChunkBytes : pair;
+  reinterpret_cast<uint4*>(to)[chunk] =
+      make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
 }
 
 int64_t aligned_16(int64_t bytes) { return (bytes + 15) / 16 * 16; }
@@ -68,7 +87,14 @@ Status decode(const AttentionParams& params, const Step& step, CudaCache& cache,
   decode.cache = cache.state();
   int dim = decode.cache.head_dim, kv_heads = decode.cache.kv_heads;
   decode.heads = static_cast<int>(params.q.shape[1]);
-  int64_t rows = decode.heads + 2 * kv_heads, row_bytes = step.tokens * rows * dim * 2;
+  DecodeRows input = {params.q,
+                      params.keys,
+                      params.values,
+                      nullptr,
+                      nullptr,
+                      decode_row_bytes(dim, decode.cache.dtype),
+                      decode.cache.dtype == DType::kFP8};
+  int64_t row_bytes = step.tokens * input.sequence_bytes();
   int64_t arrival_bytes = aligned_16(step.tokens * kv_heads * 4);
   int64_t partials = decode_partial_floats(dim, decode.heads / kv_heads, decode.plan.blocks);
   Status status;
@@ -76,18 +102,19 @@ Status decode(const AttentionParams& params, const Step& step, CudaCache& cache,
       context.scratch(Scratch::kAttention, row_bytes + arrival_bytes + partials * 4, &status));
   if (!memory) return status;
 
-  DecodeRows input = {params.q, params.keys, params.values, reinterpret_cast<uint4*>(memory),
-                      reinterpret_cast<int32_t*>(memory + row_bytes)};
+  input.rows = memory;
+  input.arrivals = reinterpret_cast<int32_t*>(memory + row_bytes);
   LaunchShape shape;
-  shape.grid = dim3(blocks_for(row_bytes / kChunkBytes, kThreads));
+  shape.grid = dim3(blocks_for(step.tokens * (decode.heads + 2 * kv_heads) * (dim / kChunkDims), kThreads));
   shape.block = dim3(kThreads);
   shape.early = true;
   SPKV_RETURN_IF_ERROR(check(launch(context.stream(), shape, round_rows, input), "rounding queries"));
 
   decode.q = reinterpret_cast<const __nv_bfloat16*>(memory);
-  decode.keys = decode.q + int64_t{decode.heads} * dim;
-  decode.values = decode.keys + int64_t{kv_heads} * dim;
-  decode.q_stride = decode.kv_stride = rows * dim;
+  decode.keys = memory + input.query_bytes();
+  decode.values = memory + input.query_bytes() + kv_heads * input.pair_row_bytes;
+  decode.kv_stride = input.sequence_bytes();
+  decode.q_stride = input.sequence_bytes() / 2;
   decode.out = params.out.data;
   decode.bf16_out = params.out.dtype == DType::kBF16;
   decode.out_stride = params.out.stride[0];
@@ -100,15 +127,15 @@ Status decode(const AttentionParams& params, const Step& step, CudaCache& cache,
   return check(decode_attention(decode, context.stream()), "attention");
 }
 
-PrefillAttentionParams prefill_params(const AttentionParams& params, const Step& step,
-                                      const CacheState& cache) {
+PrefillAttentionParams prefill_params(const AttentionParams& params, const Step& step, const CudaCache& cache,
+                                      const Context& context) {
   PrefillAttentionParams prefill;
   prefill.out = params.out;
   prefill.q = params.q;
   prefill.keys = params.keys;
   prefill.values = params.values;
   prefill.utilities = params.utilities;
-  prefill.cache = cache;
+  prefill.cache = cache.state();
   prefill.slots = step.device_slots;
   prefill.offsets = step.device_offsets;
   prefill.batch = step.batch;
@@ -117,6 +144,7 @@ PrefillAttentionParams prefill_params(const AttentionParams& params, const Step&
   prefill.layer = static_cast<int>(params.layer);
   prefill.heads = static_cast<int>(params.q.shape[1]);
   prefill.scale = params.scale;
+  prefill.kept_pages = cache.kept_pages(context, step);
   return prefill;
 }
 
@@ -130,8 +158,12 @@ Status attention(const AttentionParams& params, Execution& execution) {
   if (step.tokens == 0) return Status();
   if (decode_takes(params, step, cache.state(), context)) return decode(params, step, cache, context);
   if (params.out.dtype == DType::kBF16) return round_output(params, execution, attention);
-  PrefillAttentionParams prefill = prefill_params(params, step, cache.state());
-  if (!step.decode && !context.exact() && prefill_takes(prefill)) return prefill_attention(prefill, context);
+  PrefillAttentionParams prefill = prefill_params(params, step, cache, context);
+  if (!step.decode && !context.exact() && prefill_takes(prefill)) {
+    Status status = prefill_attention(prefill, context);
+    // Without memory for bf16 pages of an fp8 cache there is still the slow way.
+    if (status.code != Code::kOutOfMemory || cache.state().dtype != DType::kFP8) return status;
+  }
   return general_attention(params, step, cache.state(), context);
 }
 

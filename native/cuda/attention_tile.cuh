@@ -64,6 +64,8 @@ struct TileParams {
   int window = 0;
   float scale = 1;
   int splits = 1;
+  float* log_sum_exp = nullptr;  // [T, H], or null; not with several splits
+  int64_t log_sum_exp_stride = 0;
   float* partials = nullptr;  // [T, H, splits] of head_dim outputs, top and sum; only with several splits
 };
 
@@ -269,6 +271,8 @@ __device__ __forceinline__ void write_rows(const TileParams& p, const QueryTile&
     int64_t token = tile.token + row / group, head = tile.kv_head * group + row % group;
     float* to = p.out.row(token, head);
     float factor = 1 / sum;
+    if (p.log_sum_exp && lane == 0)
+      p.log_sum_exp[token * p.log_sum_exp_stride + head] = state.top[r] + logf(sum);
     if (p.splits > 1) {
       to = p.partials + ((token * p.heads + head) * p.splits + blockIdx.z) * (p.head_dim + 2);
       factor = 1;

@@ -25,16 +25,14 @@ uint32_t register_cache(CudaCache* cache) {
   return last;
 }
 
-Status describe_non_finite(int64_t index, uint32_t bf16) {
-  const char* const names[3] = {"key", "value", "utility"};
-  return fail(Code::kNonFinite, "Layer %lld has a %s that is not a finite number%s",
-              static_cast<long long>(index / 3), names[index % 3], bf16 && index % 3 != 2 ? " in bf16" : "");
+Status describe_non_finite(int64_t index, uint32_t dtype) {
+  return not_finite(index / 3, index % 3, static_cast<DType>(dtype));
 }
 
 }  // namespace
 
 int64_t page_bytes(const CacheGeometry& geometry) {
-  return PageLayout::bytes(static_cast<int>(geometry.head_dim), geometry.dtype == DType::kBF16);
+  return PageLayout::bytes(static_cast<int>(geometry.head_dim), geometry.dtype);
 }
 
 std::unique_ptr<Cache> create_cache(const CacheGeometry& geometry, Context& context, Status* status) {
@@ -48,8 +46,8 @@ std::unique_ptr<Cache> create_cache(const CacheGeometry& geometry, Context& cont
 
 CudaCache::CudaCache(const CacheGeometry& geometry, Context& context)
     : geometry_(geometry), context_(context), number_(register_cache(this)) {
-  state_.bf16 = geometry.dtype == DType::kBF16;
-  state_.swizzled = state_.bf16 && (geometry.head_dim == 64 || geometry.head_dim == 128);
+  state_.dtype = geometry.dtype;
+  state_.swizzled = geometry.dtype != DType::kF32 && (geometry.head_dim == 64 || geometry.head_dim == 128);
   state_.page_bytes = cuda::page_bytes(geometry);
   state_.layers = static_cast<int32_t>(geometry.layers);
   state_.kv_heads = static_cast<int32_t>(geometry.kv_heads);

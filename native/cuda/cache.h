@@ -63,6 +63,8 @@ class CudaCache : public Cache {
   // The plan of a decode step (step.decode, and state().swizzled). Made once for all layers: as long as
   // neither the cache nor the step changes, later calls return the same.
   Status plan(Context& context, const Step& step, StepPlan* plan);
+  // The kept pages of all lists of a step, at most; of a recorded step whenever it is replayed.
+  int64_t kept_pages(const Context& context, const Step& step) const;
   // To be called by an insertion once it is enqueued.
   void inserted(Context& context, const Step& step);
   const InsertFaults& insert_faults();

@@ -17,13 +17,12 @@ struct Parts {
 };
 
 Parts parts_of(const CacheGeometry& g, uint8_t* buffer, int64_t kept, int64_t ring) {
-  int64_t pair = 2 * g.head_dim * dtype_bytes(g.dtype);
+  int64_t pair = 2 * g.row_bytes();
   return {buffer, buffer + kept * pair, static_cast<size_t>(kept * pair), static_cast<size_t>(ring * pair)};
 }
 
 Status allocate_buffer(const CacheGeometry& g, int64_t most_pairs, DeviceMemory* buffer) {
-  return buffer->allocate(std::max<int64_t>(1, most_pairs) * 2 * g.head_dim * dtype_bytes(g.dtype),
-                          "a list of the sequence");
+  return buffer->allocate(std::max<int64_t>(1, most_pairs) * 2 * g.row_bytes(), "a list of the sequence");
 }
 
 }  // namespace

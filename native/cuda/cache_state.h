@@ -21,6 +21,8 @@
 
 #include <cstdint>
 
+#include "core/view.h"
+
 namespace spkv {
 namespace cuda {
 
@@ -31,10 +33,10 @@ struct PoolShortage {
 };
 
 struct CacheState {
-  // Whether pages have the swizzled form of common/page.cuh, which the fast kernels want: bf16 and a head
-  // size of 64 or 128. All others have the plain form of common/page_layout.cuh.
+  // Whether pages have the swizzled form of common/page.cuh, which the fast kernels want: bf16 or fp8 and a
+  // head size of 64 or 128. All others have the plain form of common/page_layout.cuh.
   bool swizzled = true;
-  bool bf16 = true;
+  DType dtype = DType::kBF16;
   int64_t page_bytes = 0;
   int32_t layers = 0;
   int32_t kv_heads = 0;
@@ -47,7 +49,7 @@ struct CacheState {
   int32_t table_pages = 0;  // length of a table row
   int32_t capacity_pages = 0;
 
-  uint8_t* pool = nullptr;           // [capacity_pages][page bytes], 1024-byte aligned
+  uint8_t* pool = nullptr;           // [capacity_pages][page bytes], aligned as pages are
   int32_t* table = nullptr;          // [lists][table_pages]
   int32_t* kept = nullptr;           // [lists] N
   uint32_t* keep = nullptr;          // [lists][keep_words] bit s: the pair in ring slot s is to be kept

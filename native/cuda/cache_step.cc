@@ -155,6 +155,13 @@ Status CudaCache::plan(Context& context, const Step& step, StepPlan* plan) {
   return Status();
 }
 
+int64_t CudaCache::kept_pages(const Context& context, const Step& step) const {
+  int64_t pages = 0;
+  for (int b = 0; b < step.batch; b++)
+    pages += context.recording() ? state_.table_pages : table_pages_for(sequence(step.slots[b]).kept);
+  return (pages - int64_t{step.batch} * state_.ring_pages) * state_.kv_heads;
+}
+
 void CudaCache::inserted(Context& context, const Step& step) {
   std::vector<int32_t> slots(step.slots, step.slots + step.batch);
   std::vector<int32_t> offsets(step.offsets, step.offsets + step.batch + 1);

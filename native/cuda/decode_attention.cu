@@ -10,48 +10,16 @@ namespace spkv {
 namespace cuda {
 namespace {
 
-// Takes in one page that has arrived.
+// Takes in the warp's 16 slots of a page that has arrived.
 template <typename Config>
 __device__ __forceinline__ void attend_page(typename Config::State* state, uint32_t page, uint32_t visible,
                                             float scale_log2) {
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, matrix = lane / 8;
-  // Rows of a tile start at a multiple of 8, so that row & 7 is that of the lane in its matrix.
-  uint32_t key_row = page + (warp * kTileSlots + lane % 8 + matrix % 2 * 8) * kRowBytes;
-  uint32_t key_chunk = (matrix / 2 ^ lane % 8) * kChunkBytes;
-  uint32_t value_row =
-      page + Config::kPanels * kPanelBytes + (warp * kTileSlots + lane % 8 + matrix / 2 * 8) * kRowBytes;
-  uint32_t value_chunk = (matrix % 2 ^ lane % 8) * kChunkBytes;
-  auto load_keys = [&](int i, uint32_t(&a)[4]) {
-    load_matrices(a, key_row + i / 4 * kPanelBytes + (key_chunk ^ i % 4 * 2 * kChunkBytes));
-  };
-  auto load_values = [&](int i, uint32_t(&a)[4]) {
-    load_matrices_transposed(a, value_row + i / 4 * kPanelBytes + (value_chunk ^ i % 4 * 2 * kChunkBytes));
-  };
+  typename Config::Form::Tile tile(page, threadIdx.x / 32 % kTeamWarps * kTileSlots);
   if (visible == kAllVisible) {
-    state->template attend<false>(load_keys, load_values, visible, scale_log2);
+    state->template attend<false>(tile, visible, scale_log2);
   } else if (visible != 0) {
-    state->template attend<true>(load_keys, load_values, visible, scale_log2);
+    state->template attend<true>(tile, visible, scale_log2);
   }
-}
-
-// Takes in the step's own pair as slot 0 of a tile.
-template <typename Config>
-__device__ __forceinline__ void attend_new(typename Config::State* state, const ItemSlot<Config>& slot,
-                                           float scale_log2) {
-  int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const uint32_t* key = reinterpret_cast<const uint32_t*>(slot.key) + t;
-  const unsigned short* value = reinterpret_cast<const unsigned short*>(slot.value) + g;
-  auto load_keys = [&](int i, uint32_t(&a)[4]) {
-    a[0] = g == 0 ? key[i * 8] : 0;
-    a[2] = g == 0 ? key[i * 8 + 4] : 0;
-    a[1] = a[3] = 0;
-  };
-  auto load_values = [&](int i, uint32_t(&a)[4]) {
-    a[0] = t == 0 ? value[i * 16] : 0;
-    a[1] = t == 0 ? value[i * 16 + 8] : 0;
-    a[2] = a[3] = 0;
-  };
-  state->template attend<true>(load_keys, load_values, 1, scale_log2);
 }
 
 // Takes in what the block has of the next item, and hands the result over.
@@ -60,7 +28,7 @@ __device__ __forceinline__ ItemPlan compute_item(const DecodeAttentionParams& p,
                                                  RingPosition<Config::kStages>* stage,
                                                  RingPosition<kItemSlots>* at, RingPosition<1>* turn,
                                                  BlockMemory<Config>* memory) {
-  int lane = threadIdx.x % 32;
+  int lane = threadIdx.x % 32, team = threadIdx.x / 32 / kTeamWarps;
   float scale_log2 = p.scale * 1.44269504f;
   typename Config::State state;
   const ItemSlot<Config>& slot = memory->items[at->index];
@@ -68,19 +36,22 @@ __device__ __forceinline__ ItemPlan compute_item(const DecodeAttentionParams& p,
   ItemPlan item = slot.plan;
   state.begin(slot.q[0], Config::kQueryStride, p.heads / p.cache.kv_heads);
   int begin = fragment_begin(block, item), end = fragment_end(block, item);
-  if (begin == 0 && threadIdx.x < 32) attend_new<Config>(&state, slot, scale_log2);
+  if (begin == 0 && threadIdx.x < 32) {
+    typename Config::Form::NewTile tile(slot.key, slot.value);  // slot 0 has the step's own pair
+    state.template attend<true>(tile, 1, scale_log2);
+  }
   __syncwarp();
   if (lane == 0) barrier_arrive(shared_address(&memory->item_empty[at->index]));
   at->advance();
   Units units(item.length, item.kept, p.cache);
-  for (int i = begin; i < end; i++) {
+  for (int i = begin; i < end; i++, stage->advance()) {
+    if (stage->index % Config::kTeams != team) continue;
     uint32_t visible = kAllVisible;
     if (i < units.ring_units || units.rows(i) < kPageSlots) visible = visible_slots(units, item, i, p.cache);
     barrier_wait(shared_address(&memory->page_full[stage->index]), stage->phase);
     attend_page<Config>(&state, shared_address(memory->stages[stage->index]), visible, scale_log2);
     __syncwarp();
     if (lane == 0) barrier_arrive(shared_address(&memory->page_empty[stage->index]));
-    stage->advance();
   }
   state.finish();
   barrier_wait(shared_address(&memory->merge_empty), turn->phase ^ 1);
@@ -111,10 +82,10 @@ __device__ __forceinline__ void begin_block(BlockMemory<Config>* memory) {
   };
   if (threadIdx.x == 0) {
     init(memory->page_full, Config::kStages, 1);
-    init(memory->page_empty, Config::kStages, kComputeWarps);
+    init(memory->page_empty, Config::kStages, kTeamWarps);
     init(memory->item_full, kItemSlots, 1);
-    init(memory->item_empty, kItemSlots, kComputeWarps + kMergeWarps);
-    init(&memory->merge_full, 1, kComputeWarps * 32);
+    init(memory->item_empty, kItemSlots, Config::kComputeWarps + kMergeWarps);
+    init(&memory->merge_full, 1, Config::kComputeWarps * 32);
     init(&memory->merge_empty, 1, kMergeThreads);
     barrier_init_fence();
   }
@@ -122,7 +93,7 @@ __device__ __forceinline__ void begin_block(BlockMemory<Config>* memory) {
 }
 
 template <typename Config>
-__global__ void __launch_bounds__(kBlockThreads, 1)
+__global__ void __launch_bounds__(Config::kThreads, 1)
     decode_kernel(const __grid_constant__ DecodeAttentionParams p) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // earlier GPUs take general_attention
   uint8_t* shared = dynamic_shared();
@@ -133,14 +104,14 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   if (!p.overlap_previous) wait_for_previous_launch();
   BlockPlan block = p.plan.block_plans[static_cast<int64_t>(p.layer) * p.plan.blocks + blockIdx.x];
   int warp = threadIdx.x / 32;
-  if (warp == kPageWarp) {
+  if (warp == Config::kPageWarp) {
     feed_pages(p, block, memory);
     return;
   }
   wait_for_previous_launch();
-  if (warp == kItemWarp) {
+  if (warp == Config::kItemWarp) {
     feed_items(p, block, memory);
-  } else if (warp < kComputeWarps) {
+  } else if (warp < Config::kComputeWarps) {
     compute_items(p, block, memory);
   } else {
     merge_items(p, block, memory);
@@ -151,9 +122,23 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 template <typename Config>
 cudaError_t launch_decode(const DecodeAttentionParams& params, cudaStream_t stream) {
   constexpr int kSharedBytes = static_cast<int>(sizeof(BlockMemory<Config>)) + 1024;
-  LaunchShape shape = {dim3(static_cast<unsigned>(params.plan.blocks)), dim3(kBlockThreads), kSharedBytes};
+  LaunchShape shape = {dim3(static_cast<unsigned>(params.plan.blocks)), dim3(Config::kThreads), kSharedBytes};
   shape.early = true;  // wait_for_previous_launch keeps the order
   return launch(stream, shape, decode_kernel<Config>, params);
+}
+
+// 80 to 100 KB of pages under way keep the memory busy. More do not read faster, but let the SMs' shares of
+// the bandwidth drift apart. Pages in fp8 come twice as fast and take more instructions, so two teams work on
+// them where the registers suffice.
+template <template <int> class Form, int kPages, int kHalves, int kTeams>
+cudaError_t launch_form(const DecodeAttentionParams& params, int group, cudaStream_t stream) {
+  if (params.cache.head_dim == 128)
+    return group <= 8 ? launch_decode<DecodeConfig<Form<128>, 1, kPages, kTeams>>(params, stream)
+                      : launch_decode<DecodeConfig<Form<128>, 2, kPages, 1>>(params, stream);
+  if (params.cache.head_dim == 64)
+    return group <= 8 ? launch_decode<DecodeConfig<Form<64>, 1, kHalves, kTeams>>(params, stream)
+                      : launch_decode<DecodeConfig<Form<64>, 2, kHalves, 1>>(params, stream);
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace
@@ -165,17 +150,10 @@ int64_t decode_partial_floats(int head_dim, int group, int blocks) {
 cudaError_t decode_attention(const DecodeAttentionParams& params, cudaStream_t stream) {
   int group = params.heads / params.cache.kv_heads;
   if (group < 1 || group > 16 || group * params.cache.kv_heads != params.heads || !(params.scale > 0) ||
-      params.q_stride % 8 != 0 || params.kv_stride % 8 != 0)
+      params.q_stride % 8 != 0 || params.kv_stride % 16 != 0)
     return cudaErrorInvalidValue;
-  // 80 to 100 KB of pages under way keep the memory busy. More do not read faster, but let the SMs' shares
-  // of the bandwidth drift apart.
-  if (params.cache.head_dim == 128)
-    return group <= 8 ? launch_decode<DecodeConfig<128, 1, 3>>(params, stream)
-                      : launch_decode<DecodeConfig<128, 2, 3>>(params, stream);
-  if (params.cache.head_dim == 64)
-    return group <= 8 ? launch_decode<DecodeConfig<64, 1, 5>>(params, stream)
-                      : launch_decode<DecodeConfig<64, 2, 5>>(params, stream);
-  return cudaErrorInvalidValue;
+  return params.cache.dtype == DType::kFP8 ? launch_form<Fp8Form, 6, 12, 2>(params, group, stream)
+                                           : launch_form<Bf16Form, 3, 5, 1>(params, group, stream);
 }
 
 }  // namespace cuda

@@ -1,5 +1,6 @@
 // Attention of a decode step: one new token per sequence, over its lists and the token itself. The CUDA form
-// of ops/attention.h for steps of one token; bf16 in, f32 accumulation and result.
+// of ops/attention.h for steps of one token; bf16 in, keys and values as the cache has them, f32 accumulation
+// and result.
 //
 //   out[b, h, :] = sum_s softmax_s(scale * q[b, h, :] . k[s, g, :]) v[s, g, :],   g = h / (H / G)
 //
@@ -18,14 +19,14 @@ namespace spkv {
 namespace cuda {
 
 struct DecodeAttentionParams {
-  void* out = nullptr;                    // [B, H, D] f32 with these distances; any alignment
-  int64_t out_stride = 0;                 // of sequences
-  int64_t out_head_stride = 0;            // of heads
-  bool bf16_out = false;                  // `out` is bf16 instead
-  float* log_sum = nullptr;               // [B, H] natural log of the softmax's denominator, or null
-  const __nv_bfloat16* q = nullptr;       // [B, H, D], sequences q_stride elements apart, a multiple of 8
-  const __nv_bfloat16* keys = nullptr;    // [B, G, D], kv_stride apart
-  const __nv_bfloat16* values = nullptr;  // [B, G, D], kv_stride apart
+  void* out = nullptr;               // [B, H, D] f32 with these distances; any alignment
+  int64_t out_stride = 0;            // of sequences
+  int64_t out_head_stride = 0;       // of heads
+  bool bf16_out = false;             // `out` is bf16 instead
+  float* log_sum = nullptr;          // [B, H] natural log of the softmax's denominator, or null
+  const __nv_bfloat16* q = nullptr;  // [B, H, D], sequences q_stride elements apart, a multiple of 8
+  const void* keys = nullptr;        // [B, G] new rows, sequences kv_stride bytes apart, a multiple of 16
+  const void* values = nullptr;      // [B, G] likewise
   int64_t q_stride = 0;
   int64_t kv_stride = 0;
   CacheState cache;
@@ -39,6 +40,11 @@ struct DecodeAttentionParams {
   // neither be the plan nor change the cache.
   bool overlap_previous = false;
 };
+
+// Bytes of a new key or value: D bf16 numbers, or D fp8 numbers, their scale, and 15 bytes of any content.
+constexpr int64_t decode_row_bytes(int head_dim, DType dtype) {
+  return dtype == DType::kFP8 ? head_dim + 16 : 2 * head_dim;
+}
 
 // One block per SM; the plan has as many blocks.
 int64_t decode_partial_floats(int head_dim, int group, int blocks);

@@ -1,9 +1,10 @@
 // A block of decode attention: who does what, and what its shared memory holds.
 //
-//   warps 0..3   compute: warp w takes slots [16w, 16w + 16) of every page
-//   warps 4..7   merge the compute warps' states at the end of an item, and write results
-//   warp  8      streams pages from the pool into the stages
-//   warp  9      streams the queries and new pairs of items into the item slots
+//   compute warps   4 times Config::kTeams; warp w of a team takes slots [16w, 16w + 16) of the team's pages,
+//                   which are those in every kTeams-th stage: so a stage has one team that waits for it
+//   merge warps     4, merge the compute warps' states at the end of an item, and write results
+//   page warp       streams pages from the pool into the stages
+//   item warp       streams the queries and new pairs of items into the item slots
 //
 //   pages  -> stages  ->  compute  ->  merge buffer  ->  merge  ->  out, or partials
 //   items  -> slots   ->
@@ -22,43 +23,44 @@
 namespace spkv {
 namespace cuda {
 
-constexpr int kComputeWarps = 4;
+constexpr int kTeamWarps = 4;
 constexpr int kMergeWarps = 4;
 constexpr int kMergeThreads = kMergeWarps * 32;
-constexpr int kPageWarp = kComputeWarps + kMergeWarps;
-constexpr int kItemWarp = kPageWarp + 1;
-constexpr int kBlockThreads = (kItemWarp + 1) * 32;
 constexpr int kItemSlots = 4;
 
 constexpr int kMergeBarrier = 1;  // among the merge warps
 
-template <int dim, int tiles, int stages>
+template <typename PageForm, int tiles, int stages, int teams>
 struct DecodeConfig {
-  static constexpr int kDim = dim, kTiles = tiles, kStages = stages;
-  static constexpr int kQueries = 8 * tiles, kPanels = panels(dim), kPageBytes = page_bytes(dim);
+  using Form = PageForm;
+  static constexpr int kDim = Form::kDim, kTiles = tiles, kStages = stages, kTeams = teams;
+  static constexpr int kComputeWarps = teams * kTeamWarps, kPageWarp = kComputeWarps + kMergeWarps;
+  static constexpr int kItemWarp = kPageWarp + 1, kThreads = (kItemWarp + 1) * 32;
+  static_assert(stages % teams == 0, "a stage belongs to one team");
+  static constexpr int kQueries = 8 * tiles;
   // Rows of shared memory are padded so that the lanes of a fragment use different banks.
-  static constexpr int kQueryStride = dim + 8, kOutStride = dim + 4;
-  using State = DecodeState<dim, tiles>;
+  static constexpr int kQueryStride = kDim + 8, kOutStride = kDim + 4;
+  using State = DecodeState<Form, tiles>;
 };
 
 template <typename Config>
 struct alignas(16) ItemSlot {
   __nv_bfloat16 q[Config::kQueries][Config::kQueryStride];  // of the group; the rows behind it are not set
-  __nv_bfloat16 key[Config::kDim];                          // of the new token
-  __nv_bfloat16 value[Config::kDim];
+  uint8_t key[Config::Form::kNewRowBytes];                  // of the new token
+  uint8_t value[Config::Form::kNewRowBytes];
   ItemPlan plan;
 };
 
 template <typename Config>
 struct alignas(16) MergeBuffer {
-  float out[kComputeWarps][Config::kQueries][Config::kOutStride];
-  float top[kComputeWarps][Config::kQueries];
-  float sum[kComputeWarps][Config::kQueries];
+  float out[Config::kComputeWarps][Config::kQueries][Config::kOutStride];
+  float top[Config::kComputeWarps][Config::kQueries];
+  float sum[Config::kComputeWarps][Config::kQueries];
 };
 
 template <typename Config>
 struct alignas(1024) BlockMemory {
-  uint8_t stages[Config::kStages][Config::kPageBytes];
+  uint8_t stages[Config::kStages][Config::Form::kPageBytes];
   ItemSlot<Config> items[kItemSlots];
   MergeBuffer<Config> merge;
   uint64_t page_full[Config::kStages], page_empty[Config::kStages];
@@ -88,7 +90,7 @@ struct Units {
 // Which of the warp's 16 slots of a unit the new token sees.
 __device__ __forceinline__ uint32_t visible_slots(const Units& units, const ItemPlan& item, int unit,
                                                   const CacheState& cache) {
-  int row = threadIdx.x / 32 * kTileSlots + threadIdx.x % 32;
+  int row = threadIdx.x / 32 % kTeamWarps * kTileSlots + threadIdx.x % 32;
   bool seen = row < units.rows(unit);
   if (unit < units.ring_units) {
     int slot = unit * kPageSlots + row;

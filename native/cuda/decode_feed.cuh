@@ -80,6 +80,7 @@ __device__ __forceinline__ PageLookup look_up(const DecodeAttentionParams& p, in
 template <typename Config>
 __device__ __forceinline__ void feed_pages(const DecodeAttentionParams& p, const BlockPlan& block,
                                            BlockMemory<Config>* memory) {
+  using Form = typename Config::Form;
   uint64_t policy = evict_first_policy();
   RingPosition<Config::kStages> at;
   Cursor cursor(block.item, block.first);
@@ -94,15 +95,17 @@ __device__ __forceinline__ void feed_pages(const DecodeAttentionParams& p, const
       if (threadIdx.x % 32 == 0) {
         uint32_t full = shared_address(&memory->page_full[at.index]);
         barrier_wait(shared_address(&memory->page_empty[at.index]), at.phase ^ 1);
-        const uint8_t* from = p.cache.pool + page * Config::kPageBytes;
+        const uint8_t* from = p.cache.pool + page * Form::kPageBytes;
         uint32_t to = shared_address(memory->stages[at.index]);
         if (rows == kPageSlots) {
-          barrier_arrive_expect(full, Config::kPageBytes);
-          bulk_copy(to, from, Config::kPageBytes, full, policy);
+          barrier_arrive_expect(full, Form::kPageBytes);
+          bulk_copy(to, from, Form::kPageBytes, full, policy);
         } else if (rows > 0) {
-          barrier_arrive_expect(full, 2 * Config::kPanels * rows * kRowBytes);
-          for (int panel = 0; panel < 2 * Config::kPanels; panel++)
+          constexpr int kTail = Form::kPanels * kPanelBytes;
+          barrier_arrive_expect(full, Form::kPanels * rows * kRowBytes + Form::kTailBytes);
+          for (int panel = 0; panel < Form::kPanels; panel++)
             bulk_copy(to + panel * kPanelBytes, from + panel * kPanelBytes, rows * kRowBytes, full, policy);
+          if (Form::kTailBytes > 0) bulk_copy(to + kTail, from + kTail, Form::kTailBytes, full, policy);
         } else {
           barrier_arrive(full);
         }
@@ -116,7 +119,7 @@ __device__ __forceinline__ void feed_pages(const DecodeAttentionParams& p, const
 template <typename Config>
 __device__ __forceinline__ void feed_items(const DecodeAttentionParams& p, const BlockPlan& block,
                                            BlockMemory<Config>* memory) {
-  constexpr int kRow = Config::kDim * 2;  // bytes
+  constexpr int kRow = Config::kDim * 2, kPairRow = Config::Form::kNewRowBytes;
   int lane = threadIdx.x % 32, group = p.heads / p.cache.kv_heads, unit = block.begin;
   RingPosition<kItemSlots> at;
   for (int index = block.item; unit < block.end; index++) {
@@ -128,15 +131,18 @@ __device__ __forceinline__ void feed_items(const DecodeAttentionParams& p, const
     if (lane == 0) {
       barrier_wait(shared_address(&memory->item_empty[at.index]), at.phase ^ 1);
       slot->plan = item;
-      barrier_arrive_expect(full, (group + (whole_start ? 2 : 0)) * kRow);
+      barrier_arrive_expect(full, group * kRow + (whole_start ? 2 * kPairRow : 0));
     }
     __syncwarp();
-    int64_t pair = b * p.kv_stride + static_cast<int64_t>(head) * Config::kDim;
+    int64_t pair = b * p.kv_stride + static_cast<int64_t>(head) * kPairRow;
     if (lane < group)
       bulk_copy(shared_address(slot->q[lane]),
                 p.q + b * p.q_stride + static_cast<int64_t>(head * group + lane) * Config::kDim, kRow, full);
-    if (whole_start && lane == 16) bulk_copy(shared_address(slot->key), p.keys + pair, kRow, full);
-    if (whole_start && lane == 17) bulk_copy(shared_address(slot->value), p.values + pair, kRow, full);
+    if (whole_start && (lane == 16 || lane == 17)) {
+      const void* rows = lane == 16 ? p.keys : p.values;
+      bulk_copy(shared_address(lane == 16 ? slot->key : slot->value),
+                static_cast<const uint8_t*>(rows) + pair, kPairRow, full);
+    }
     unit = item.first_unit + item.units;
     at.advance();
   }

@@ -92,6 +92,7 @@ __device__ __forceinline__ bool arrive_last(int32_t* arrivals, int parts, int* l
 template <typename Config>
 __device__ __forceinline__ void share_state(const typename Config::State& state,
                                             MergeBuffer<Config>* buffer) {
+  using Form = typename Config::Form;
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int n = 0; n < Config::kTiles; n++) {
@@ -100,8 +101,8 @@ __device__ __forceinline__ void share_state(const typename Config::State& state,
       int query = n * 8 + 2 * t + c;
 #pragma unroll
       for (int i = 0; i < Config::State::kSteps; i++) {
-        buffer->out[warp][query][16 * i + g] = state.out[n][i][c];
-        buffer->out[warp][query][16 * i + 8 + g] = state.out[n][i][c + 2];
+        buffer->out[warp][query][16 * i + Form::component(0)] = state.out[n][i][c];
+        buffer->out[warp][query][16 * i + Form::component(1)] = state.out[n][i][c + 2];
       }
       if (g == 0) {
         buffer->top[warp][query] = state.top[n][c];
@@ -117,7 +118,7 @@ __device__ __forceinline__ Part merge_warps(const MergeBuffer<Config>& buffer, i
                                             float scale_log2) {
   Part part = {{0, 0, 0, 0}, -INFINITY, 0};
 #pragma unroll
-  for (int warp = 0; warp < kComputeWarps; warp++)
+  for (int warp = 0; warp < Config::kComputeWarps; warp++)
     merge(&part,
           {*reinterpret_cast<const float4*>(&buffer.out[warp][query][4 * j]), buffer.top[warp][query],
            buffer.sum[warp][query]},

@@ -9,21 +9,17 @@
 // needs no exchange. Only P^T has to be turned from a result into an operand, by two 8x8 transpositions.
 #pragma once
 
-#include <cuda_bf16.h>
-
-#include "cuda/common/page.cuh"
-#include "cuda/common/ptx.cuh"
+#include "cuda/decode_form.cuh"
 
 namespace spkv {
 namespace cuda {
 
-constexpr int kTileSlots = 16;
 constexpr uint32_t kAllVisible = 0xffff;
 
 // The running softmax of 8 * kTiles queries over the slots that this warp has seen.
-template <int kDim, int kTiles>
+template <typename Form, int kTiles>
 struct DecodeState {
-  static constexpr int kSteps = kDim / 16;
+  static constexpr int kSteps = Form::kDim / 16;
 
   uint32_t q[kTiles][kSteps][2];  // the queries as operand b
   float out[kTiles][kSteps][4];   // not yet divided by the sum
@@ -32,14 +28,13 @@ struct DecodeState {
 
   // Takes the queries from shared memory, where rows are `stride` elements apart and `group` are there.
   __device__ __forceinline__ void begin(const __nv_bfloat16* rows, int stride, int group) {
-    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    int g = threadIdx.x % 32 / 4;
 #pragma unroll
     for (int n = 0; n < kTiles; n++) {
-      const uint32_t* row = reinterpret_cast<const uint32_t*>(rows + (n * 8 + g) * stride) + t;
 #pragma unroll
       for (int i = 0; i < kSteps; i++) {
-        q[n][i][0] = n * 8 + g < group ? row[i * 8] : 0;
-        q[n][i][1] = n * 8 + g < group ? row[i * 8 + 4] : 0;
+        q[n][i][0] = q[n][i][1] = 0;
+        if (n * 8 + g < group) Form::load_query(rows + (n * 8 + g) * stride + i * 16, q[n][i]);
 #pragma unroll
         for (int j = 0; j < 4; j++) out[n][i][j] = 0;
       }
@@ -48,17 +43,27 @@ struct DecodeState {
     }
   }
 
-  // Takes in 16 slots. load_keys(i, a) gives components [16i, 16i + 16) of the keys as operand a, and
-  // load_values(i, a) those of the values, transposed. Slots whose bit in `visible` is 0 count for nothing.
-  template <bool kMasked, typename LoadKeys, typename LoadValues>
-  __device__ __forceinline__ void attend(const LoadKeys& load_keys, const LoadValues& load_values,
-                                         uint32_t visible, float scale_log2) {
+  // Takes in 16 slots. tile.load_keys(i, a) gives components [16i, 16i + 16) of the keys as operand a, and
+  // tile.load_values(i, a) those of the values, transposed; i ascends. Slots whose bit in `visible` is 0
+  // count for nothing.
+  template <bool kMasked, typename Tile>
+  __device__ __forceinline__ void attend(Tile tile, uint32_t visible, float scale_log2) {
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     float score[kTiles][4];
-    score_tile(load_keys, score);
+    SlotScales scales = tile.scales();
+    score_tile(&tile, score);
     uint32_t weights[kTiles][2];
+    if (Form::kScaled && kMasked) {
+      // An infinite scale of a hidden slot times a weight of 0 would be NaN.
+      if (!(visible >> g & 1)) scales.value[0] = 0;
+      if (!(visible >> (g + 8) & 1)) scales.value[1] = 0;
+    }
 #pragma unroll
     for (int n = 0; n < kTiles; n++) {
+      if (Form::kScaled) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) score[n][j] *= scales.key[j / 2];
+      }
       if (kMasked) {
         if (!(visible >> g & 1)) score[n][0] = score[n][1] = -INFINITY;
         if (!(visible >> (g + 8) & 1)) score[n][2] = score[n][3] = -INFINITY;
@@ -82,6 +87,10 @@ struct DecodeState {
           out[n][i][c + 2] *= shrink;
         }
       }
+      if (Form::kScaled) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) score[n][j] *= scales.value[j / 2];
+      }
       weights[n][0] = transpose_matrix(pack_bf16(score[n][0], score[n][1]));
       weights[n][1] = transpose_matrix(pack_bf16(score[n][2], score[n][3]));
     }
@@ -90,7 +99,7 @@ struct DecodeState {
 #pragma unroll
     for (int i = 0; i < kSteps; i++) {
       uint32_t a[4];
-      load_values(i, a);
+      tile.load_values(i, a);
       if (kMasked) {
         a[0] &= low;
         a[1] &= low;
@@ -102,7 +111,7 @@ struct DecodeState {
     }
   }
 
-  // Adds up the sums of the lanes that share a query.
+  // Adds up the sums of the lanes that share a query, and undoes the factor of fp8.
   __device__ __forceinline__ void finish() {
 #pragma unroll
     for (int n = 0; n < kTiles; n++) {
@@ -110,6 +119,13 @@ struct DecodeState {
       for (int c = 0; c < 2; c++) {
 #pragma unroll
         for (int step = 4; step < 32; step *= 2) sum[n][c] += __shfl_xor_sync(~0u, sum[n][c], step);
+      }
+      if (Form::kScaled) {
+#pragma unroll
+        for (int i = 0; i < kSteps; i++) {
+#pragma unroll
+          for (int j = 0; j < 4; j++) out[n][i][j] *= 0x1p60f;
+        }
       }
     }
   }
@@ -120,8 +136,8 @@ struct DecodeState {
   }
 
   // Two accumulators, because a matrix instruction waits for the one before it.
-  template <typename LoadKeys>
-  __device__ __forceinline__ void score_tile(const LoadKeys& load_keys, float (&score)[kTiles][4]) {
+  template <typename Tile>
+  __device__ __forceinline__ void score_tile(Tile* tile, float (&score)[kTiles][4]) {
     float half[2][kTiles][4];
 #pragma unroll
     for (int n = 0; n < kTiles; n++) {
@@ -131,7 +147,7 @@ struct DecodeState {
 #pragma unroll
     for (int i = 0; i < kSteps; i++) {
       uint32_t a[4];
-      load_keys(i, a);
+      tile->load_keys(i, a);
 #pragma unroll
       for (int n = 0; n < kTiles; n++) multiply_add(half[i % 2][n], a, q[n][i][0], q[n][i][1]);
     }

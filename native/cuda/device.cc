@@ -4,7 +4,6 @@
 
 #include "core/mapped_file.h"
 #include "cuda/cache.h"
-#include "cuda/common/page_layout.cuh"
 #include "cuda/device_context.h"
 #include "cuda/operations.h"
 
@@ -52,9 +51,7 @@ class CudaDevice : public Device {
     context_->memory()->make_current();
     return cuda::create_cache(geometry, *context_, status);
   }
-  int64_t page_bytes(const CacheGeometry& geometry) const override {
-    return cuda::PageLayout::bytes(static_cast<int>(geometry.head_dim), geometry.dtype == DType::kBF16);
-  }
+  int64_t page_bytes(const CacheGeometry& geometry) const override { return cuda::page_bytes(geometry); }
   // Packed weights are rows one after another.
   int64_t packed_bytes(DType dtype, int64_t n, int64_t k) const override {
     return n * k * dtype_bytes(dtype);

@@ -59,11 +59,11 @@ struct CachedPairs {
 
   __device__ __forceinline__ float key(const PairPlace& place, int d) const {
     if (place.page < 0) return p.keys.row(place.row, kv_head)[d];
-    return layout.read(p.cache.pool + place.page + layout.key(static_cast<int>(place.row), d));
+    return layout.read(p.cache.pool + place.page, static_cast<int>(place.row), false, d);
   }
   __device__ __forceinline__ float value(const PairPlace& place, int d) const {
     if (place.page < 0) return p.values.row(place.row, kv_head)[d];
-    return layout.read(p.cache.pool + place.page + layout.value(static_cast<int>(place.row), d));
+    return layout.read(p.cache.pool + place.page, static_cast<int>(place.row), true, d);
   }
 
  private:
@@ -91,6 +91,26 @@ __global__ void __launch_bounds__(kTileThreads) merge_splits(TileParams p, int64
   }
 }
 
+// The step's keys and values as an fp8 cache will hold them. One warp per row, as [2][tokens][KV heads].
+struct StoredRows {
+  Rows keys, values;
+  float* stored;  // [2, T, G, D]
+  int kv_heads, head_dim;
+};
+
+__global__ void __launch_bounds__(kTileThreads) store_rows(StoredRows p, int64_t rows) {
+  int64_t row = static_cast<int64_t>(blockIdx.x) * kTileWarps + threadIdx.x / 32;
+  if (row >= 2 * rows) return;
+  const Rows& tensor = row < rows ? p.keys : p.values;
+  const float* from = tensor.row(row % rows / p.kv_heads, row % rows % p.kv_heads);
+  uint32_t largest = 0;
+  for (int d = threadIdx.x % 32; d < p.head_dim; d += 32) largest = max(largest, fp8::magnitude(from[d]));
+  __syncwarp();
+  uint8_t scale = fp8::scale_of(__reduce_max_sync(~0u, largest));
+  for (int d = threadIdx.x % 32; d < p.head_dim; d += 32)
+    p.stored[row * p.head_dim + d] = fp8::decode(fp8::encode(from[d], scale), scale);
+}
+
 // So many that the blocks fill the GPU. It depends on shapes only, so a graph may hold it.
 int splits_for(const TileParams& tiles, int64_t tokens, const Context& context) {
   int64_t rows = tokens * (tiles.heads / tiles.kv_heads), busy = rows / TileShape<128>::kTileRows;
@@ -114,17 +134,29 @@ Status general_attention(const AttentionParams& params, const Step& step, const 
   tiles.window = cache.window;
   tiles.scale = params.scale;
   tiles.splits = splits_for(tiles, step.tokens, context);
-  int64_t rows = step.tokens * tiles.heads;
-  if (tiles.splits > 1) {
-    Status status;
-    int64_t floats = rows * tiles.splits * (tiles.head_dim + 2);
-    tiles.partials = static_cast<float*>(context.scratch(Scratch::kAttention, floats * 4, &status));
-    if (!tiles.partials) return status;
-  }
+  int64_t rows = step.tokens * tiles.heads, pair_rows = step.tokens * tiles.kv_heads;
+  int64_t partials = tiles.splits > 1 ? rows * tiles.splits * (tiles.head_dim + 2) : 0;
+  int64_t stored = cache.dtype == DType::kFP8 ? 2 * pair_rows * tiles.head_dim : 0;
+  Status status;
+  auto* memory = static_cast<float*>(context.scratch(Scratch::kAttention, (partials + stored) * 4, &status));
+  if (!memory) return status;
+  tiles.partials = memory;
   CachedPairs::Params pairs;
   pairs.cache = cache;
   pairs.keys = Rows(params.keys);
   pairs.values = Rows(params.values);
+  if (stored > 0) {
+    StoredRows input = {pairs.keys, pairs.values, memory + partials, tiles.kv_heads, tiles.head_dim};
+    LaunchShape shape = {dim3(blocks_for(2 * pair_rows, kTileWarps)), dim3(kTileThreads)};
+    SPKV_RETURN_IF_ERROR(
+        check(launch(context.stream(), shape, store_rows, input, pair_rows), "rounding pairs"));
+    pairs.keys.data = input.stored;
+    pairs.values.data = input.stored + pair_rows * tiles.head_dim;
+    for (Rows* side : {&pairs.keys, &pairs.values}) {
+      side->head_stride = tiles.head_dim;
+      side->token_stride = int64_t{tiles.kv_heads} * tiles.head_dim;
+    }
+  }
   pairs.utilities = params.utilities.as<float>();
   pairs.utility_stride = params.utilities.stride[0];
   pairs.slots = step.device_slots;

@@ -20,7 +20,29 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = begin + threadIdx.x; i < end; i += kThreads) out[i] = first + i - begin;
 }
 
-Status insert_any(Context& context, CudaCache& cache, const Step& step, const NewPairs& pairs) {
+// Everything that an insertion needs beside the cache, for `lists` lists.
+struct InsertMemory {
+  ListPlan* plans = nullptr;
+  int32_t* free_top = nullptr;
+  uint8_t* scales = nullptr;
+};
+
+// Scales of fp8 pairs, and, where `lists` is not 0, the plans of insert_lists.
+Status take_memory(Context& context, const NewPairs& pairs, DType dtype, int64_t lists,
+                   InsertMemory* memory) {
+  int64_t plan_bytes = lists * static_cast<int64_t>(sizeof(ListPlan));
+  int64_t rows = dtype == DType::kFP8 ? int64_t{pairs.layers} * pairs.tokens * pairs.kv_heads : 0;
+  Status status;
+  void* taken = context.scratch(Scratch::kInsert, plan_bytes + 4 + 2 * rows, &status);
+  if (!taken) return status;
+  memory->plans = static_cast<ListPlan*>(taken);
+  memory->free_top = reinterpret_cast<int32_t*>(memory->plans + lists);
+  memory->scales = reinterpret_cast<uint8_t*>(memory->free_top + 1);
+  return Status();
+}
+
+Status insert_any(Context& context, CudaCache& cache, const Step& step, const NewPairs& pairs,
+                  const InsertMemory& memory) {
   InsertListsParams params;
   params.cache = cache.state();
   params.pairs = pairs;
@@ -29,13 +51,8 @@ Status insert_any(Context& context, CudaCache& cache, const Step& step, const Ne
   params.slots = step.device_slots;
   params.offsets = step.device_offsets;
   params.shared = step.shared;
-  int64_t lists = cache.geometry().lists() * step.batch;
-  Status status;
-  void* memory =
-      context.scratch(Scratch::kInsert, lists * static_cast<int64_t>(sizeof(ListPlan)) + 4, &status);
-  if (!memory) return status;
-  params.plans = static_cast<ListPlan*>(memory);
-  params.free_top = reinterpret_cast<int32_t*>(params.plans + lists);
+  params.plans = memory.plans;
+  params.free_top = memory.free_top;
   return check(insert_lists(params, context.stream()), "inserting pairs");
 }
 
@@ -49,15 +66,20 @@ Status insert(const InsertParams& params, Execution& execution) {
   if (step.tokens == 0) return Status();
   const CacheState& state = cache.state();
   NewPairs pairs(params.keys, params.values, params.utilities);
+  bool decode = step.decode && state.swizzled && !step.shared;
+  InsertMemory memory;
   SPKV_RETURN_IF_ERROR(
-      check(check_pairs(pairs, state.bf16, cache.insert_faults(), context.stream()), "checking new pairs"));
-  if (step.decode && state.swizzled && !step.shared) {
+      take_memory(context, pairs, state.dtype, decode ? 0 : cache.geometry().lists() * step.batch, &memory));
+  pairs.scales = memory.scales;
+  SPKV_RETURN_IF_ERROR(
+      check(check_pairs(pairs, state.dtype, cache.insert_faults(), context.stream()), "checking new pairs"));
+  if (decode) {
     StepPlan plan;
     SPKV_RETURN_IF_ERROR(cache.plan(context, step, &plan));
     SPKV_RETURN_IF_ERROR(check(decode_insert({state, plan, pairs, cache.insert_faults()}, context.stream()),
                                "inserting pairs"));
   } else {
-    SPKV_RETURN_IF_ERROR(insert_any(context, cache, step, pairs));
+    SPKV_RETURN_IF_ERROR(insert_any(context, cache, step, pairs, memory));
   }
   cache.inserted(context, step);
   return Status();

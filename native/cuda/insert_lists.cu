@@ -220,8 +220,7 @@ __device__ void append(const InsertListsParams& p, const List& list, int kept, i
         units.copy(page, slot % kPageSlots, page_at(cache, row[source / kPageSlots]), source % kPageSlots,
                    unit);
       } else {
-        units.store(page, slot % kPageSlots, unit, p.pairs.key(list.layer, token, list.head),
-                    p.pairs.value(list.layer, token, list.head), p.pairs.aligned);
+        units.store(page, slot % kPageSlots, p.pairs.pair(list.layer, token, list.head), unit);
       }
     }
     kept += count;
@@ -237,9 +236,8 @@ __device__ void write_ring(const InsertListsParams& p, const List& list, const i
     int unit = static_cast<int>(i % (2 * units.count));
     int token = first + static_cast<int>(i / (2 * units.count));
     int slot = (list.length + token) % cache.ring_slots;
-    units.store(page_at(cache, row[slot / kPageSlots]), slot % kPageSlots, unit,
-                p.pairs.key(list.layer, list.row + token, list.head),
-                p.pairs.value(list.layer, list.row + token, list.head), p.pairs.aligned);
+    units.store(page_at(cache, row[slot / kPageSlots]), slot % kPageSlots,
+                p.pairs.pair(list.layer, list.row + token, list.head), unit);
   }
   uint32_t* keep = cache.keep + list.list * cache.keep_words;
   for (int i = threadIdx.x; i < written; i += kThreads) {

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "core/cache.h"
+#include "core/fp8.h"
 #include "cuda/common/launch.cuh"
 
 namespace spkv {
@@ -12,13 +14,11 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr unsigned kMostBlocks = 2048;
-constexpr uint32_t kInfinity = 0x7f800000u;
-constexpr uint32_t kRoundsToInfinity = 0x7f7f8000u;  // the least f32 that becomes infinite in bf16
 
-__device__ __forceinline__ uint32_t magnitude(float x) { return __float_as_uint(x) & 0x7fffffffu; }
+using fp8::magnitude;
 
-// Whether the row has a number whose bits are not below `limit`. For all lanes of a warp.
-__device__ bool row_is_bad(const float* row, int count, bool vectors, uint32_t limit) {
+// The bits of the largest |x| of the row; NaN has the highest. For all lanes of a warp.
+__device__ uint32_t largest_of(const float* row, int count, bool vectors) {
   uint32_t worst = 0;
   int lane = threadIdx.x % 32;
   if (vectors) {
@@ -29,11 +29,16 @@ __device__ bool row_is_bad(const float* row, int count, bool vectors, uint32_t l
   } else {
     for (int i = lane; i < count; i += 32) worst = max(worst, magnitude(row[i]));
   }
-  return __any_sync(~0u, worst >= limit);
+  return __reduce_max_sync(~0u, worst);
 }
 
-__global__ void __launch_bounds__(kThreads) check_kernel(NewPairs pairs, bool bf16, InsertFaults faults) {
-  uint32_t limit = bf16 ? kRoundsToInfinity : kInfinity;
+// The largest numbers that keys and values, and utilities, may have, by their bits.
+struct Limits {
+  uint32_t pair, utility;
+};
+
+__global__ void __launch_bounds__(kThreads)
+    check_kernel(NewPairs pairs, DType dtype, Limits limits, InsertFaults faults) {
   bool vectors = pairs.aligned && pairs.head_dim % 4 == 0;
   int64_t rows = int64_t{pairs.layers} * pairs.tokens * pairs.kv_heads;
   for (int64_t i = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32; i < rows;
@@ -41,16 +46,20 @@ __global__ void __launch_bounds__(kThreads) check_kernel(NewPairs pairs, bool bf
     int head = static_cast<int>(i % pairs.kv_heads);
     int token = static_cast<int>(i / pairs.kv_heads % pairs.tokens);
     int layer = static_cast<int>(i / pairs.kv_heads / pairs.tokens);
-    bool bad_key = row_is_bad(pairs.key(layer, token, head), pairs.head_dim, vectors, limit);
-    bool bad_value = row_is_bad(pairs.value(layer, token, head), pairs.head_dim, vectors, limit);
-    bool bad_utility = false;
+    uint32_t key = largest_of(pairs.key(layer, token, head), pairs.head_dim, vectors);
+    uint32_t value = largest_of(pairs.value(layer, token, head), pairs.head_dim, vectors);
+    uint32_t utility = 0;
     if (pairs.utilities)
-      bad_utility =
-          magnitude(pairs.utilities[layer * pairs.utility_stride[0] + token * pairs.utility_stride[1] +
-                                    head * pairs.utility_stride[2]]) >= kInfinity;
-    int what = bad_key ? 0 : bad_value ? 1 : bad_utility ? 2 : 3;
-    if (what < 3 && threadIdx.x % 32 == 0)
-      raise_fault(faults.fault, faults.non_finite, layer * 3 + what, bf16 ? 1 : 0);
+      utility = magnitude(pairs.utilities[layer * pairs.utility_stride[0] + token * pairs.utility_stride[1] +
+                                          head * pairs.utility_stride[2]]);
+    if (threadIdx.x % 32 != 0) continue;
+    if (dtype == DType::kFP8) {
+      pairs.scales[2 * i] = fp8::scale_of(key);
+      pairs.scales[2 * i + 1] = fp8::scale_of(value);
+    }
+    int what = key > limits.pair ? 0 : value > limits.pair ? 1 : utility > limits.utility ? 2 : 3;
+    if (what < 3)
+      raise_fault(faults.fault, faults.non_finite, layer * 3 + what, static_cast<uint32_t>(dtype));
   }
 }
 
@@ -77,11 +86,12 @@ NewPairs::NewPairs(const View& k, const View& v, const View& u)
   }
 }
 
-cudaError_t check_pairs(const NewPairs& pairs, bool bf16, const InsertFaults& faults, cudaStream_t stream) {
+cudaError_t check_pairs(const NewPairs& pairs, DType dtype, const InsertFaults& faults, cudaStream_t stream) {
   int64_t rows = int64_t{pairs.layers} * pairs.tokens * pairs.kv_heads;
   if (rows == 0) return cudaSuccess;
   LaunchShape shape = {dim3(std::min(blocks_for(rows, kWarps), kMostBlocks)), dim3(kThreads)};
-  return launch(stream, shape, check_kernel, pairs, bf16, faults);
+  Limits limits = {largest_number(dtype), largest_number(DType::kF32)};
+  return launch(stream, shape, check_kernel, pairs, dtype, limits, faults);
 }
 
 }  // namespace cuda

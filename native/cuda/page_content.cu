@@ -12,25 +12,32 @@ namespace {
 constexpr int kThreads = 256;
 constexpr unsigned kMostBlocks = 1024;
 
+// Numbers of a key or value, and the scale of an fp8 row.
+__host__ __device__ int row_numbers(const CacheState& cache) {
+  return cache.head_dim + (cache.dtype == DType::kFP8 ? 1 : 0);
+}
+
 // One thread per number.
 template <typename T, bool kWrite>
 __global__ void __launch_bounds__(kThreads) rows_kernel(CacheState cache, ListRows list) {
   PageLayout layout(cache);
   const int32_t* row = cache.table + list.list * cache.table_pages;
-  int64_t kept_numbers = int64_t{2} * list.kept * cache.head_dim;
-  int64_t numbers = kept_numbers + int64_t{2} * list.ring * cache.head_dim;
+  int width = row_numbers(cache);
+  int64_t kept_numbers = int64_t{2} * list.kept * width;
+  int64_t numbers = kept_numbers + int64_t{2} * list.ring * width;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < numbers;
        i += int64_t{gridDim.x} * kThreads) {
     bool in_ring = i >= kept_numbers;
-    int64_t pair = (in_ring ? i - kept_numbers : i) / cache.head_dim;
-    int d = static_cast<int>(i % cache.head_dim);
+    int64_t pair = (in_ring ? i - kept_numbers : i) / width;
+    int d = static_cast<int>(i % width);
     int count = in_ring ? list.ring : list.kept;
     bool value = pair >= count;
     if (value) pair -= count;
     int64_t slot = in_ring ? (list.oldest + pair) % cache.ring_slots : pair;
     int32_t page = row[(in_ring ? 0 : cache.ring_pages) + slot / kPageSlots];
     int at = static_cast<int>(slot % kPageSlots);
-    T* there = reinterpret_cast<T*>(page_at(cache, page) + (value ? layout.value(at, d) : layout.key(at, d)));
+    int64_t offset = d < cache.head_dim ? layout.number(at, value, d) : layout.scale(at, value);
+    T* there = reinterpret_cast<T*>(page_at(cache, page) + offset);
     T* here = reinterpret_cast<T*>(list.rows) + i;
     if (kWrite) {
       *there = *here;
@@ -42,16 +49,17 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(CacheState cache, ListRo
 
 template <bool kWrite>
 cudaError_t move_rows(const CacheState& cache, const ListRows& list, cudaStream_t stream) {
-  int64_t numbers = int64_t{2} * (int64_t{list.kept} + list.ring) * cache.head_dim;
+  int64_t numbers = int64_t{2} * (int64_t{list.kept} + list.ring) * row_numbers(cache);
   if (numbers == 0) return cudaSuccess;
   LaunchShape shape = {dim3(static_cast<unsigned>(
                            std::min<int64_t>((numbers + kThreads - 1) / kThreads, int64_t{kMostBlocks}))),
                        dim3(kThreads)};
-  return cache.bf16 ? launch(stream, shape, rows_kernel<uint16_t, kWrite>, cache, list)
-                    : launch(stream, shape, rows_kernel<uint32_t, kWrite>, cache, list);
+  if (cache.dtype == DType::kFP8) return launch(stream, shape, rows_kernel<uint8_t, kWrite>, cache, list);
+  return cache.dtype == DType::kBF16 ? launch(stream, shape, rows_kernel<uint16_t, kWrite>, cache, list)
+                                     : launch(stream, shape, rows_kernel<uint32_t, kWrite>, cache, list);
 }
 
-// All bits set is a NaN in f32 and in bf16.
+// All bits set is a NaN in every dtype.
 __global__ void __launch_bounds__(kThreads) poison_free_kernel(CacheState cache) {
   int64_t words = cache.page_bytes / 16;
   for (int i = blockIdx.x; i < *cache.free_count; i += gridDim.x) {
@@ -82,8 +90,19 @@ __global__ void __launch_bounds__(kThreads) poison_dead_kernel(CacheState cache,
     for (int j = threadIdx.x; j < kPageSlots * cache.head_dim; j += kThreads) {
       int slot = j / cache.head_dim, d = j % cache.head_dim;
       if (is_live(cache, sequence, kept, i, slot)) continue;
-      layout.write(page + layout.key(slot, d), __int_as_float(0x7fc00000));
-      layout.write(page + layout.value(slot, d), 3e38f);
+      uint8_t *key = page + layout.number(slot, false, d), *value = page + layout.number(slot, true, d);
+      if (cache.dtype == DType::kFP8) {
+        *key = 0xff;
+        *value = 0x7e;
+        page[layout.scale(slot, false)] = fp8::kNonFinite;
+        page[layout.scale(slot, true)] = fp8::kMostScale;
+      } else if (cache.dtype == DType::kBF16) {
+        *reinterpret_cast<uint16_t*>(key) = 0x7fc0;
+        *reinterpret_cast<uint16_t*>(value) = 0x7f7f;
+      } else {
+        *reinterpret_cast<uint32_t*>(key) = 0x7fc00000;
+        *reinterpret_cast<uint32_t*>(value) = 0x7f7fffff;
+      }
     }
   }
 }

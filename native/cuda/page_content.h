@@ -8,8 +8,8 @@
 namespace spkv {
 namespace cuda {
 
-// One list whose pairs lie in a row of memory, in the cache's dtype:
-//   keys [kept][D], values [kept][D], keys [ring][D], values [ring][D]
+// One list whose pairs lie in a row of memory, as in core/saved_sequence.h:
+//   keys [kept], values [kept], keys [ring], values [ring]
 struct ListRows {
   int64_t list = 0;
   int32_t kept = 0;    // N

@@ -136,10 +136,17 @@ cudaError_t launch_all(const PrefillStep& step, Context& context) {
   cudaStream_t stream = context.stream();
   auto grid = [](int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); };
   int64_t heads = step.cache.kv_heads;
-  cudaError_t error = launch(stream, {grid(step.batch * heads), dim3(kKeepThreads)}, keep_kernel, step);
-  if (error != cudaSuccess) return error;
-  error =
-      launch(stream, {grid(step.local_page_count() * heads), dim3(kPackThreads)}, pack_kernel<kDim>, step);
+  bool fp8 = step.cache.dtype == DType::kFP8;
+  cudaError_t error = cudaSuccess;
+  if (fp8)
+    error = launch(stream, {grid(step.batch * heads * kExpandBlocks), dim3(kExpandThreads)},
+                   expand_kernel<kDim>, step);
+  if (error == cudaSuccess)
+    error = launch(stream, {grid(step.batch * heads), dim3(kKeepThreads)}, keep_kernel, step);
+  LaunchShape pack = {grid(step.local_page_count() * heads), dim3(kPackThreads)};
+  if (error == cudaSuccess)
+    error = fp8 ? launch(stream, pack, pack_kernel<kDim, true>, step)
+                : launch(stream, pack, pack_kernel<kDim, false>, step);
   if (error != cudaSuccess) return error;
   if (context.compute_capability() == 90) return prefill_hopper(step, context.multiprocessors(), stream);
   return launch(stream, {grid(step.item_count(kBlockRows)), dim3(kBlockThreads), shared_bytes(kDim)},
@@ -173,18 +180,29 @@ Status prefill_attention(const PrefillAttentionParams& params, Context& context)
 
   step.tokens = static_cast<int>(params.tokens);
 
+  int64_t page = page_bytes(params.cache.head_dim), lists = int64_t{params.batch} * params.cache.kv_heads;
   int64_t local_pages = step.local_page_count() * params.cache.kv_heads;
   int64_t closed_pages = step.closed_page_count() * params.cache.kv_heads;
-  int64_t local_bytes = params.cache.page_bytes + params.cache.head_dim * 8 + int64_t{sizeof(LocalPage)};
+  int64_t local_bytes = page + params.cache.head_dim * 8 + int64_t{sizeof(LocalPage)};
+  bool fp8 = params.cache.dtype == DType::kFP8;
+  int64_t expanded_pages = fp8 ? params.kept_pages : 0;
+  int64_t id_bytes = fp8 ? (expanded_pages + lists) * 4 : 0;
   Status status;
   auto* scratch = static_cast<uint8_t*>(context.scratch(
-      Scratch::kAttention, local_pages * local_bytes + closed_pages * params.cache.page_bytes + 4, &status));
+      Scratch::kAttention, local_pages * local_bytes + (closed_pages + expanded_pages) * page + 4 + id_bytes,
+      &status));
   if (!scratch) return status;
   step.local_pages = scratch;
-  step.closed_pages = step.local_pages + local_pages * params.cache.page_bytes;
-  step.non_finite = reinterpret_cast<uint64_t*>(step.closed_pages + closed_pages * params.cache.page_bytes);
+  step.closed_pages = step.local_pages + local_pages * page;
+  uint8_t* expanded = step.closed_pages + closed_pages * page;
+  step.non_finite = reinterpret_cast<uint64_t*>(expanded + expanded_pages * page);
   step.local_info = reinterpret_cast<LocalPage*>(step.non_finite + local_pages * params.cache.head_dim);
   step.next_item = reinterpret_cast<int32_t*>(step.local_info + local_pages);
+  if (fp8) {
+    step.expanded.pages = expanded;
+    step.expanded.first = step.next_item + 1;
+    step.expanded.ids = step.expanded.first + lists;
+  }
   return check(params.cache.head_dim == 128 ? launch_all<128>(step, context) : launch_all<64>(step, context),
                "attention");
 }

@@ -1,5 +1,6 @@
 // Attention of a step whose sequences bring several new tokens (ops/attention.h), for caches with swizzled
-// pages. Queries, keys, values and weights are multiplied in bf16, sums are f32.
+// pages. Queries, keys, values and weights are multiplied in bf16, sums are f32. Pages in fp8 are made into
+// bf16 pages first, which takes as much memory as these have.
 //
 // Time follows the pairs that are kept, not the length of the text. With T pairs cached and n new ones, the
 // keys of a list fall into three parts:
@@ -35,6 +36,7 @@ struct PrefillAttentionParams {
   int layer = 0;
   int heads = 0;  // H
   float scale = 1;
+  int64_t kept_pages = 0;  // that the lists of the step have at most; for an fp8 cache
 };
 
 // Whether this is a step for prefill_attention: pages are swizzled, scale > 0, and indices fit 32 bits.

@@ -36,6 +36,13 @@ struct Rows {
   }
 };
 
+// The kept pages of an fp8 cache as bf16 pages: see prefill_expand.cuh.
+struct ExpandedPages {
+  uint8_t* pages = nullptr;  // null: the cache has bf16 pages
+  int32_t* ids = nullptr;    // [pages] their numbers
+  int32_t* first = nullptr;  // [B * G] the first page of a list
+};
+
 struct PrefillStep {
   Rows out, q, keys, values;
   const float* utilities;  // null: everything is kept
@@ -50,6 +57,14 @@ struct PrefillStep {
   uint64_t* non_finite;
   int tokens;
   int32_t* next_item;  // the first that no block has, where blocks take one after another
+  ExpandedPages expanded;
+
+  // The bf16 pages that kept pairs are in, and which of them a list has.
+  __device__ const uint8_t* kept_pool() const { return expanded.pages ? expanded.pages : cache.pool; }
+  __device__ const int32_t* kept_ids(int b, int head, int64_t list) const {
+    return expanded.pages ? expanded.ids + expanded.first[b * cache.kv_heads + head]
+                          : cache.table + list * cache.table_pages + cache.ring_pages;
+  }
 
   __host__ __device__ int extra_local_pages() const {
     return (cache.window + kPageSlots - 1) / kPageSlots + 1;
@@ -118,6 +133,7 @@ struct Chunk {
   int length;               // pairs cached
   int ring;                 // of these, live in the ring: the first local pairs
   int64_t list;
+  const int32_t* kept_ids;
   int local_page, closed_page;  // the first ones; the next is kv_heads further on
 
   __device__ __forceinline__ Chunk(const PrefillStep& step, int b, int head) {
@@ -127,6 +143,7 @@ struct Chunk {
     length = step.cache.length[slot];
     ring = length < step.cache.window ? length : step.cache.window;
     list = step.cache.list(step.layer, slot, head);
+    kept_ids = step.kept_ids(b, head, list);
     local_page = step.first_local_page(b) * step.cache.kv_heads + head;
     closed_page = step.first_closed_page(b) * step.cache.kv_heads + head;
   }

@@ -1,7 +1,7 @@
 // Brings the local pairs of a step into pages, and finds out which of them are kept.
 #pragma once
 
-#include "cuda/prefill_chunk.cuh"
+#include "cuda/prefill_expand.cuh"
 
 namespace spkv {
 namespace cuda {
@@ -86,10 +86,11 @@ __device__ __forceinline__ uint4 clear_non_finite(uint4 data, int row, unsigned 
 // Writes the keys or values of a local page, and those that are kept and will leave a window to the closed
 // pages. `part` is where in a page they are. With `slots`, one number per component, clears what is not
 // finite in the local page, and says whether there was any.
-template <int kDim>
+template <int kDim, bool kFp8>
 __device__ __forceinline__ bool pack_rows(const PrefillStep& step, const Chunk& chunk, const PackedPage& to,
                                           const Rows& rows, int part, unsigned long long* slots) {
   constexpr int kRowChunks = kDim / kChunkDims, kPageBytes = page_bytes(kDim);
+  constexpr int kCachedBytes = kFp8 ? fp8_page_bytes(kDim) : kPageBytes;
   bool cleared = false;
 #pragma unroll 4
   for (int item = threadIdx.x; item < kPageSlots * kRowChunks; item += kPackThreads) {
@@ -99,8 +100,16 @@ __device__ __forceinline__ bool pack_rows(const PrefillStep& step, const Chunk& 
     if (i < chunk.ring) {
       int slot = chunk.ring_slot(step.cache, i);
       int32_t id = step.cache.table[chunk.list * step.cache.table_pages + slot / kPageSlots];
-      data = *reinterpret_cast<const uint4*>(step.cache.pool + int64_t{id} * kPageBytes + part +
-                                             chunk_offset(slot % kPageSlots, c));
+      const uint8_t* page = step.cache.pool + int64_t{id} * kCachedBytes;
+      if constexpr (kFp8) {
+        data = expand_chunk<kDim>(page, slot % kPageSlots, part != 0, c);
+      } else {
+        data = *reinterpret_cast<const uint4*>(page + part + chunk_offset(slot % kPageSlots, c));
+      }
+    } else if constexpr (kFp8) {
+      float x[kChunkDims];
+      load_dims(rows.row(chunk.first_token + i - chunk.ring, to.head) + c * kChunkDims, rows.vectors, x);
+      data = stored_chunk<kDim>(x);
     } else {
       data = load_chunk(rows.row(chunk.first_token + i - chunk.ring, to.head) + c * kChunkDims, rows.vectors);
     }
@@ -120,7 +129,7 @@ __device__ __forceinline__ bool pack_rows(const PrefillStep& step, const Chunk& 
 }
 
 // Writes one local page and its share of the closed ones. A block per (local page, KV head).
-template <int kDim>
+template <int kDim, bool kFp8>
 __global__ void __launch_bounds__(kPackThreads, 4) pack_kernel(const __grid_constant__ PrefillStep step) {
   constexpr int kPageBytes = page_bytes(kDim);
   __shared__ unsigned long long slots[kDim];  // see PrefillStep::non_finite
@@ -140,8 +149,8 @@ __global__ void __launch_bounds__(kPackThreads, 4) pack_kernel(const __grid_cons
                 info->keep,
                 info->kept_before,
                 chunk.candidates(step.cache)};
-  pack_rows<kDim>(step, chunk, to, step.keys, 0, nullptr);
-  bool cleared = pack_rows<kDim>(step, chunk, to, step.values, values_offset(kDim), slots);
+  pack_rows<kDim, kFp8>(step, chunk, to, step.keys, 0, nullptr);
+  bool cleared = pack_rows<kDim, kFp8>(step, chunk, to, step.values, values_offset(kDim), slots);
   int non_finite = __syncthreads_or(cleared);
   if (threadIdx.x == 0) info->non_finite = non_finite;
   if (non_finite && threadIdx.x < kDim) step.non_finite[number * kDim + threadIdx.x] = slots[threadIdx.x];

@@ -58,7 +58,7 @@ struct Walk {
   // For rows whose own pairs are [first_own, last_own].
   __device__ void begin(const PrefillStep& step, const Chunk& chunk, int first_own, int last_own) {
     const CacheState& cache = step.cache;
-    cached = cache.table + chunk.list * cache.table_pages + cache.ring_pages;
+    cached = chunk.kept_ids;
     // The first local pair that is in the window of some query; those before are behind all windows.
     behind = first_own - cache.window;
     int begin = behind >= 0 ? behind + 1 : 0;
@@ -80,7 +80,7 @@ struct Walk {
     if (i < locals) return step.local_pages + int64_t{local_page + i * heads} * kPageBytes;
     if (i < locals + closeds)
       return step.closed_pages + int64_t{closed_page + (i - locals) * heads} * kPageBytes;
-    return step.cache.pool + int64_t{__ldg(cached + i - locals - closeds)} * kPageBytes;
+    return step.kept_pool() + int64_t{__ldg(cached + i - locals - closeds)} * kPageBytes;
   }
   // How many pairs are in the page; at least 64 for a full one.
   __device__ __forceinline__ int pairs(int i) const {

@@ -11,6 +11,10 @@
 // layer. So a prompt gives the same result however it is cut into steps, and a decode step is a step of one
 // token. Every query sees at least itself. One pass with a running softmax; no score matrix is ever stored.
 // A sequence's result does not depend on what else is in the batch. Without utilities everything is kept.
+//
+// An fp8 cache holds keys and values coarsely enough to matter (core/fp8.h), so the pairs of the step take
+// part as the cache will hold them: rounded before any query sees them, as those of steps before were. With
+// bf16 they take part as they come.
 #pragma once
 
 #include "core/cache.h"

@@ -19,6 +19,12 @@
 //   d_gates[s, g] = sum_{h of g, t - s >= window} ds(t, s);   0 where the gate is -infinity
 //
 // On the CPU its sums have one order, whatever the threads do: equal inputs give equal bits.
+//
+// On a GPU f32 tensors are multiplied in f32. Those in bf16 are multiplied by the matrix units where compute
+// capability is 9.0, D is 64 or 128, rows are multiples of 16 bytes, and the device is not an exact one;
+// weights and ds are rounded to bf16, sums are f32. There equal inputs give equal bits in everything but dq,
+// which blocks add up as they come along; and what is not a finite number may spread to other documents of
+// the call, and through pairs that are removed. Otherwise bf16 tensors are widened first.
 #pragma once
 
 #include "core/stream.h"

@@ -4,6 +4,9 @@
 // window; of these, those with utility >= threshold are appended to the kept pages of their list. Then the
 // last min(n, ringSlots) new pairs take their ring slots and the sequence's length becomes T + n.
 //
+// This is where pairs are rounded to the cache's dtype, once: what moves from the ring to the kept pages, is
+// saved, restored or shared by forks, moves as bytes.
+//
 // All or nothing: the pages that all lists of all sequences need (fresh ones and copies of shared ones) are
 // counted first; if the pool has too few, kPoolExhausted and nothing has changed. The same holds for a key,
 // value or utility that is not a finite number: kNonFinite, naming the layer.

@@ -7,7 +7,7 @@ const bench = (...args: string[]) => spkv(['bench', ...args, '--device', 'cpu'])
 
 interface Report {
   geometry: string;
-  results: { density: number; measuredDensity: number; seconds: { median: number; min: number; max: number }; cacheBytes: number; weightBytes: number }[];
+  results: { cacheDtype: string; density: number; measuredDensity: number; seconds: { median: number; min: number; max: number }; cacheBytes: number; weightBytes: number }[];
 }
 
 test('decode counts the bytes of the lists that it drew', async () => {
@@ -27,6 +27,13 @@ test('decode counts the bytes of the lists that it drew', async () => {
   for (const { seconds } of results) expect(seconds.min > 0 && seconds.min <= seconds.median && seconds.median <= seconds.max).toBe(true);
 });
 
+test('decode takes several types of cache', async () => {
+  const answer = await bench('decode', '--batch', '1', '--context', '512', '--density', '1', '--steps', '1', '--cache-dtype', 'fp8,bf16', '--json');
+  const [{ results }] = jsonLines<Report>(answer) as [Report];
+  // 12 layers, 4 heads, 512 pairs of 64 + 64 numbers; in fp8 with two scales.
+  expect(results.map(({ cacheDtype, cacheBytes }) => [cacheDtype, cacheBytes])).toEqual([['fp8', 12 * 4 * 512 * 130], ['bf16', 12 * 4 * 512 * 256]]);
+});
+
 test('prefill sets the predictors to the drawn shares', async () => {
   const answer = await bench('prefill', '--tokens', '512', '--chunk', '256', '--density', '0.3,1', '--repeats', '1', '--skew', 'uniform', '--json');
   expect(answer).toMatchObject({ code: 0, stderr: '' });
@@ -40,6 +47,7 @@ test.each([
   [['decode', '--density', '1.5'], 'Expected shares from 0 to 1'],
   [['decode', '--context', '0'], 'Expected a number of tokens'],
   [['decode', '--batch', '2,x'], 'Expected a whole number'],
+  [['decode', '--cache-dtype', 'fp8,f16'], 'Expected some of f32, bf16, fp8'],
   [['prefill', '--geometry', 'gpt'], 'llama-3-8b'],
   [['prefill', '--chunks', '5'], '--chunk'],
 ])('%j is refused', async (args, message) => {

@@ -45,7 +45,7 @@ describe('refuses', () => {
     ['a number that is none', ['chat', '--max-tokens', 'many'], '--max-tokens', 'Expected a whole number of at least 1.'],
     ['a threshold out of range', ['demo', '--threshold', '3'], '--threshold', 'Expected a number from 0 to 2.'],
     ['a size that is none', ['inspect', '--kv-memory', 'lots'], '--kv-memory', 'such as 512M'],
-    ['an unknown element type', ['inspect', '--cache-dtype', 'f16'], '--cache-dtype', 'auto, f32, bf16'],
+    ['an unknown element type', ['inspect', '--cache-dtype', 'f16'], '--cache-dtype', 'auto, f32, bf16, fp8'],
     ['an empty stop text', ['generate', 'x', '--stop', ''], '--stop', 'not empty'],
     ['an option without its value', ['generate', 'x', '--model'], '--model', 'argument missing'],
     ['too many arguments', ['generate', 'x', 'y'], 'too many arguments'],

@@ -1,8 +1,8 @@
 // Tests of the CUDA decode path against float64 on the CPU. Build and run, from the root of the repository:
 //
 //   cmake -S . -B build-cuda && cmake --build build-cuda
-//   build-cuda/decode_test [quick | matrix | prefill]   `quick` is small enough for compute-sanitizer; the
-//                                                       others run this part only
+//   build-cuda/decode_test [quick | matrix | prefill | gated | fp8]   `quick` is small enough for
+//                                                                     compute-sanitizer; the others run this part only
 #include <functional>
 #include <string>
 
@@ -34,6 +34,7 @@ struct Case {
   std::function<int(int b, int head, int most)> kept;  // N of every list, at most `most`
   double q_scale = 1;
   bool dominant = false;  // the last kept pair outweighs all others
+  bool uneven = false;    // numbers of a key or value differ by up to 2^17, the first being the largest
 };
 
 // A cache of one layer with the lists of a case, every byte that holds no pair being NaN.
@@ -44,11 +45,10 @@ struct Built {
   std::vector<uint8_t> edge;  // whether the pair that leaves the window next is kept
 };
 
-void put(std::vector<uint8_t>* page_image, int dim, int slot, const bf16* key, const bf16* value) {
-  for (int c = 0; c < dim / kChunkDims; c++) {
-    memcpy(page_image->data() + chunk_offset(slot, c), key + c * kChunkDims, kChunkBytes);
-    memcpy(page_image->data() + chunk_offset(slot, c) + values_offset(dim), value + c * kChunkDims,
-           kChunkBytes);
+void make_uneven(std::vector<bf16>* rows, int dim, Random* random) {
+  for (size_t i = 0; i < rows->size(); i++) {
+    double size = i % dim == 0 ? 4 : std::exp2(-17 * random->uniform());
+    (*rows)[i] = __float2bfloat16(static_cast<float>(__bfloat162float((*rows)[i]) * size));
   }
 }
 
@@ -57,7 +57,7 @@ Built build(const Case& test, const std::vector<bf16>& q, Random* random) {
   Built built;
   built.cache = std::make_unique<TestCache>(g, g.sequences, test.blocks);
   const CacheState& state = built.cache->state;
-  int bytes = page_bytes(g.dim), lists = g.sequences * g.kv_heads;
+  int bytes = page_bytes_of(g.dtype, g.dim), lists = g.sequences * g.kv_heads;
   std::vector<int32_t> table(static_cast<size_t>(lists) * g.table_pages, 0x7fffffff), kept(lists);
   std::vector<int32_t> ids(g.capacity);
   for (int i = 0; i < g.capacity; i++) ids[i] = i;
@@ -71,10 +71,16 @@ Built build(const Case& test, const std::vector<bf16>& q, Random* random) {
     int ring = std::min(length, state.ring_slots), rows = state.ring_slots + kept[list];
     built.keys.push_back(random->normals(static_cast<size_t>(rows) * g.dim));
     built.values.push_back(random->normals(static_cast<size_t>(rows) * g.dim));
+    if (test.uneven) {
+      make_uneven(&built.keys[list], g.dim, random);
+      make_uneven(&built.values[list], g.dim, random);
+    }
     if (test.dominant && kept[list] > 0)
       for (int d = 0; d < g.dim; d++)
         built.keys[list][static_cast<size_t>(rows - 1) * g.dim + d] =
             __float2bfloat16(3 * __bfloat162float(q[static_cast<size_t>(list) * test.group * g.dim + d]));
+    round_rows(&built.keys[list], g.dtype, g.dim);
+    round_rows(&built.values[list], g.dtype, g.dim);
     int pages = state.ring_pages + (kept[list] + 63) / 64;
     for (int i = 0; i < pages; i++) {
       if (i < state.ring_pages && i * kPageSlots >= ring) continue;
@@ -87,8 +93,8 @@ Built build(const Case& test, const std::vector<bf16>& q, Random* random) {
         bool there = i < state.ring_pages ? row < ring : row - state.ring_pages * kPageSlots < kept[list];
         if (i >= state.ring_pages) row += state.ring_slots - state.ring_pages * kPageSlots;
         if (there)
-          put(&image, g.dim, slot, &built.keys[list][static_cast<size_t>(row) * g.dim],
-              &built.values[list][static_cast<size_t>(row) * g.dim]);
+          put_pair(image.data(), g.dtype, g.dim, slot, &built.keys[list][static_cast<size_t>(row) * g.dim],
+                   &built.values[list][static_cast<size_t>(row) * g.dim]);
       }
       CHECK_CUDA(cudaMemcpy(state.pool + static_cast<size_t>(id) * bytes, image.data(), bytes,
                             cudaMemcpyHostToDevice));
@@ -146,18 +152,24 @@ void check_plan(const Case& test, const TestCache& cache) {
 void run_case(const Case& test, uint64_t seed) {
   const Geometry& g = test.geometry;
   Random random(seed);
-  int heads = g.kv_heads * test.group, pad = 16;  // rows further apart than they are long
+  int heads = g.kv_heads * test.group;
+  // New pairs of sequences lie further apart than they are long: there is a head more than is used.
   size_t q_stride = static_cast<size_t>(heads) * g.dim,
-         kv_stride = static_cast<size_t>(g.kv_heads) * g.dim + pad;
+         kv_stride = static_cast<size_t>(g.kv_heads + 1) * g.dim;
+  int64_t row_bytes = decode_row_bytes(g.dim, g.dtype);
   std::vector<bf16> q = random.normals(g.sequences * q_stride, test.q_scale);
   std::vector<bf16> keys = random.normals(g.sequences * kv_stride),
                     values = random.normals(g.sequences * kv_stride);
+  DeviceArray<uint8_t> device_keys(pack_rows(keys, g.dtype, g.dim, row_bytes)),
+      device_values(pack_rows(values, g.dtype, g.dim, row_bytes));
+  round_rows(&keys, g.dtype, g.dim);
+  round_rows(&values, g.dtype, g.dim);
   Built built = build(test, q, &random);
   TestCache& cache = *built.cache;
   std::vector<int32_t> slots(g.sequences);
   for (int i = 0; i < g.sequences; i++) slots[i] = i;
   DeviceArray<int32_t> device_slots(slots);
-  DeviceArray<bf16> device_q(q), device_keys(keys), device_values(values);
+  DeviceArray<bf16> device_q(q);
   // Heads further apart than they are long, too: with a distance that is no multiple of 4, rows have every
   // alignment.
   int64_t out_head = g.dim + seed % 5, out_stride = heads * out_head;
@@ -172,7 +184,7 @@ void run_case(const Case& test, uint64_t seed) {
   p.keys = device_keys.get();
   p.values = device_values.get();
   p.q_stride = static_cast<int64_t>(q_stride);
-  p.kv_stride = static_cast<int64_t>(kv_stride);
+  p.kv_stride = (g.kv_heads + 1) * row_bytes;
   p.cache = cache.state;
   p.plan = cache.plan;
   p.partials = cache.partials.get();
@@ -219,11 +231,11 @@ void run_case(const Case& test, uint64_t seed) {
          test.name + ": a NaN stays in its sequence");
 }
 
-Case make(const std::string& name, int dim, int group, int kv_heads, int blocks, int window, int slack,
+Case make(DType dtype, const std::string& name, int dim, int group, int kv_heads, int blocks, int window, int slack,
           const std::vector<int>& lengths, const std::function<int(int, int, int)>& kept) {
   Case test;
-  test.name = name;
-  test.geometry = {1, kv_heads, dim, window, slack, static_cast<int>(lengths.size()), 0, 0};
+  test.name = std::string(spkv::dtype_name(dtype)) + ", " + name;
+  test.geometry = {1, kv_heads, dim, window, slack, static_cast<int>(lengths.size()), 0, 0, dtype};
   int most = 0;
   for (int length : lengths) most = std::max(most, length);
   int ring_pages = (window + slack + 63) / 64;
@@ -240,7 +252,7 @@ Case make(const std::string& name, int dim, int group, int kv_heads, int blocks,
   return test;
 }
 
-void list_lengths(int sms) {
+void list_lengths(int sms, DType dtype) {
   const int edges[] = {0, 1, 63, 64, 65, 127, 128, 129, 1009, 2048};
   auto edge = [&](int b, int head, int most) { return std::min(most, edges[(b * 3 + head) % 10]); };
   auto all = [](int, int, int most) { return most; };
@@ -250,45 +262,54 @@ void list_lengths(int sms) {
     for (int group : {1, 2, 3, 4, 7, 8, 12, 16}) {
       std::string name = "dim " + std::to_string(dim) + " group " + std::to_string(group);
       std::vector<int> lengths(10, 2300);
-      run_case(make(name + " edges", dim, group, 3, sms, 128, 0, lengths, edge), 1);
-      run_case(make(name + " skewed", dim, group, 8, sms, 128, 0, {3000, 130, 5}, skewed), 2);
+      run_case(make(dtype, name + " edges", dim, group, 3, sms, 128, 0, lengths, edge), 1);
+      run_case(make(dtype, name + " skewed", dim, group, 8, sms, 128, 0, {3000, 130, 5}, skewed), 2);
     }
-    run_case(make("one list", dim, 4, 1, sms, 128, 0, {5000}, all), 3);
-    run_case(make("density 1", dim, 4, 2, sms, 128, 0, {1000, 700}, all), 4);
-    run_case(make("density 0", dim, 4, 2, sms, 128, 0, {1000, 700}, none), 5);
-    run_case(make("nothing at all", dim, 4, 2, sms, 128, 0, {0, 0, 0}, none), 6);
-    run_case(make("items of one page", dim, 4, 3, 1, 64, 0, std::vector<int>(40, 30), none), 13);
-    run_case(make("many items", dim, 4, 8, sms, 64, 0, std::vector<int>(40, 300), edge), 7);
+    run_case(make(dtype, "one list", dim, 4, 1, sms, 128, 0, {5000}, all), 3);
+    run_case(make(dtype, "density 1", dim, 4, 2, sms, 128, 0, {1000, 700}, all), 4);
+    run_case(make(dtype, "density 0", dim, 4, 2, sms, 128, 0, {1000, 700}, none), 5);
+    run_case(make(dtype, "nothing at all", dim, 4, 2, sms, 128, 0, {0, 0, 0}, none), 6);
+    run_case(make(dtype, "items of one page", dim, 4, 3, 1, 64, 0, std::vector<int>(40, 30), none), 13);
+    run_case(make(dtype, "many items", dim, 4, 8, sms, 64, 0, std::vector<int>(40, 300), edge), 7);
   }
-  Case dominant = make("dominant", 128, 4, 2, sms, 128, 0, {2000, 900}, all);
+  Case dominant = make(dtype, "dominant", 128, 4, 2, sms, 128, 0, {2000, 900}, all);
   dominant.dominant = true;
   run_case(dominant, 8);
+  Case uneven = make(dtype, "uneven numbers", 128, 4, 2, sms, 128, 0, {2000, 900}, all);
+  uneven.uneven = true;
+  run_case(uneven, 14);
   for (double scale : {0.0, 1e3}) {
-    Case large = make("scores of scale " + std::to_string(scale), 128, 4, 2, sms, 128, 0, {2000, 900}, all);
+    Case large = make(dtype, "scores of scale " + std::to_string(scale), 128, 4, 2, sms, 128, 0, {2000, 900}, all);
     large.q_scale = scale;
     run_case(large, 9);
   }
 }
 
-void rings(int sms) {
+void rings(int sms, DType dtype) {
   auto some = [](int b, int head, int most) { return std::min(most, b * 17 + head * 64); };
   for (int window : {1, 8, 64, 100, 128, 200}) {
     for (int slack : {0, 5, 70}) {
       std::vector<int> lengths = {0, 1, 2, 63, 64, 65};
       for (int base : {window, window + slack, 2 * window, 2 * (window + slack)})
         for (int length : {base - 1, base, base + 1, base + 31}) lengths.push_back(length);
-      run_case(make("window " + std::to_string(window) + " slack " + std::to_string(slack), 64, 4, 2, sms,
+      run_case(make(dtype, "window " + std::to_string(window) + " slack " + std::to_string(slack), 64, 4, 2, sms,
                     window, slack, lengths, some),
                10);
     }
   }
 }
 
-void cuts() {
+void cuts(DType dtype) {
   auto some = [](int b, int head, int most) { return std::min(most, b * 100 + head * 64); };
   for (int blocks : {1, 2, 3, 5, 7, 16, 33, 57, 58, 59, 131, 132, 200})
-    run_case(make("blocks " + std::to_string(blocks), 128, 4, 3, blocks, 64, 0, {900, 64, 0, 700, 333}, some),
+    run_case(make(dtype, "blocks " + std::to_string(blocks), 128, 4, 3, blocks, 64, 0, {900, 64, 0, 700, 333}, some),
              11);
+  // So many pages in a block that whoever uses them gets ahead of others as far as it can.
+  auto all = [](int, int, int most) { return most; };
+  for (int dim : {64, 128})
+    for (int blocks : {1, 2, 5})
+      run_case(make(dtype, "long lists, blocks " + std::to_string(blocks), dim, 4, 2, blocks, 128, 0, {9000, 7777}, all),
+               15);
 }
 
 }  // namespace
@@ -299,19 +320,24 @@ int main(int argc, char** argv) {
   int sms = 0, capability = 0;
   CHECK_CUDA(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
   CHECK_CUDA(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, 0));
-  if (quick) {
-    auto some = [](int b, int head, int most) { return std::min(most, b * 100 + head * 64); };
-    for (int dim : {64, 128})
-      for (int group : {4, 16}) run_case(make("quick", dim, group, 2, 7, 64, 5, {300, 64, 0, 200}, some), 12);
-  } else if (part.empty()) {
-    list_lengths(sms);
-    rings(sms);
-    cuts();
+  for (DType dtype : {DType::kBF16, DType::kFP8}) {
+    bool all = part.empty() || (part == "fp8" && dtype == DType::kFP8);
+    if (quick) {
+      auto some = [](int b, int head, int most) { return std::min(most, b * 100 + head * 64); };
+      for (int dim : {64, 128})
+        for (int group : {4, 16})
+          run_case(make(dtype, "quick", dim, group, 2, 7, 64, 5, {300, 64, 0, 200}, some), 12);
+    } else if (all) {
+      list_lengths(sms, dtype);
+      rings(sms, dtype);
+      cuts(dtype);
+    }
+    printf("lists: %d checks, %d failed\n", checks, failures);
+    if (quick || all) steps_test(quick, dtype);
+    if (quick || all || part == "prefill") prefill_test(quick, dtype);
   }
-  printf("lists: %d checks, %d failed\n", checks, failures);
-  if (quick || part.empty()) steps_test(quick);
   if (capability == 9 && (part.empty() || part == "matrix")) matrix_test();
-  if (part != "matrix") prefill_test(quick);
+  if (quick || part.empty() || part == "gated") gated_test(quick);
   printf("decode_test: %d checks, %d failed\n", checks, failures);
   return failures > 0;
 }

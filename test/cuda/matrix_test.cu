@@ -46,7 +46,9 @@ __device__ void fill(uint8_t* to, const uint8_t* from, Filled filled, uint64_t* 
   __syncthreads();
 }
 
-template <int kColumns, bool kRegisterA, bool kTransposedB>
+enum class Left { kRegisters, kAlong, kAcross };  // where a is, and how it lies there
+
+template <int kColumns, Left kLeft, bool kTransposedB>
 __global__ void __launch_bounds__(128) matrix_kernel(Operands p, Filled filled) {
   __shared__ uint64_t barriers[2];
   uint8_t* shared = dynamic_shared();
@@ -67,10 +69,13 @@ __global__ void __launch_bounds__(128) matrix_kernel(Operands p, Filled filled) 
                          ? rows_across_sum(b_address + k / 4 * panels(kColumns) * kPanelBytes, kPanelBytes) +
                                k % 4 * 16 * kRowBytes
                          : rows_along_sum(b_address) + k / 4 * kColumns * kRowBytes + k % 4 * 32;
-    if constexpr (kRegisterA) {
+    if constexpr (kLeft == Left::kRegisters) {
       const uint32_t* from = p.a + ((p.first_row + row) * kMostSum + k * 16 + lane % 4 * 2) / 2;
       uint32_t fragment[4] = {from[0], from[8 * kMostSum / 2], from[4], from[8 * kMostSum / 2 + 4]};
       group_multiply_add<kTransposedB>(d, fragment, b, add);
+    } else if constexpr (kLeft == Left::kAcross) {
+      uint32_t panel = shared_address(shared) + p.first_row / 64 * kMostSum * kRowBytes;
+      group_multiply_add<kTransposedB, true>(d, rows_across_sum(panel, kPanelBytes) + k * 16 * kRowBytes, b, add);
     } else {
       group_multiply_add<kTransposedB>(d, a + (k / 4 * kRows * kRowBytes + k % 4 * 32), b, add);
     }
@@ -92,14 +97,17 @@ size_t place(int row, int column) {
   return static_cast<size_t>(swizzled(row, column / kChunkDims)) + static_cast<size_t>(column % kChunkDims) * 2;
 }
 
-template <int kColumns, bool kRegisterA, bool kTransposedB>
+template <int kColumns, Left kLeft, bool kTransposedB>
 void run_case(Filled filled, int first_row, int steps, bool add) {
   Random random(static_cast<uint64_t>(kColumns + steps));
   std::vector<bf16> a = random.normals(size_t{kRows} * kMostSum), b = random.normals(size_t{kColumns} * kMostSum);
   Image a_image(kImageBytes, 0xff), b_image(kImageBytes, 0xff);
   for (int k = 0; k < kMostSum; k++) {
-    for (int row = 0; row < kRows; row++)
-      put(&a_image, static_cast<size_t>(k / 64 * kRows * kRowBytes) + place(row, k % 64), a[row * kMostSum + k]);
+    for (int row = 0; row < kRows; row++) {
+      int panel = kLeft == Left::kAcross ? row / 64 * kMostSum * kRowBytes : k / 64 * kRows * kRowBytes;
+      size_t in_panel = kLeft == Left::kAcross ? place(k, row % 64) : place(row, k % 64);
+      put(&a_image, static_cast<size_t>(panel) + in_panel, a[row * kMostSum + k]);
+    }
     for (int n = 0; n < kColumns; n++) {
       int panel = kTransposedB ? (k / 64 * panels(kColumns) + n / 64) * kPanelBytes : k / 64 * kColumns * kRowBytes;
       size_t in_panel = kTransposedB ? place(k % 64, n % 64) : place(n, k % 64);
@@ -116,7 +124,7 @@ void run_case(Filled filled, int first_row, int steps, bool add) {
   LaunchShape shape;
   shape.block = dim3(128);
   shape.shared_bytes = 2 * kImageBytes + 1024;
-  CHECK_CUDA(launch(nullptr, shape, matrix_kernel<kColumns, kRegisterA, kTransposedB>, p, filled));
+  CHECK_CUDA(launch(nullptr, shape, matrix_kernel<kColumns, kLeft, kTransposedB>, p, filled));
   CHECK_CUDA(cudaDeviceSynchronize());
   std::vector<float> result = out.read();
   int wrong = 0;
@@ -132,31 +140,33 @@ void run_case(Filled filled, int first_row, int steps, bool add) {
       if (!(std::abs(result[row * kColumns + n] - sum) <= 1e-5 * size)) wrong++;
     }
   }
+  const char* const places[] = {"registers", "shared memory", "shared memory across"};
   const char* const ways[] = {"stores", "copies", "bulk copies"};
   char name[160];
   snprintf(name, sizeof(name), "matrix m64 n%d, a in %s, b %s, filled by %s, row %d, %d steps%s", kColumns,
-           kRegisterA ? "registers" : "shared memory", kTransposedB ? "across" : "along",
+           places[static_cast<int>(kLeft)], kTransposedB ? "across" : "along",
            ways[static_cast<int>(filled)], first_row, steps, add ? ", added" : "");
   printf("%s %s (%d of %d wrong)\n", wrong == 0 ? "pass" : "FAIL", name, wrong, 64 * kColumns);
   expect(wrong == 0, name);
 }
 
-template <int kColumns, bool kRegisterA, bool kTransposedB>
+template <int kColumns, Left kLeft, bool kTransposedB>
 void run_cases() {
-  for (int steps : {1, 2, 4, 5, 8}) run_case<kColumns, kRegisterA, kTransposedB>(Filled::kStores, 0, steps, false);
-  run_case<kColumns, kRegisterA, kTransposedB>(Filled::kStores, 64, 8, true);
-  run_case<kColumns, kRegisterA, kTransposedB>(Filled::kCopies, 64, 8, false);
-  run_case<kColumns, kRegisterA, kTransposedB>(Filled::kBulk, 0, 8, false);
+  for (int steps : {1, 2, 4, 5, 8}) run_case<kColumns, kLeft, kTransposedB>(Filled::kStores, 0, steps, false);
+  run_case<kColumns, kLeft, kTransposedB>(Filled::kStores, 64, 8, true);
+  run_case<kColumns, kLeft, kTransposedB>(Filled::kCopies, 64, 8, false);
+  run_case<kColumns, kLeft, kTransposedB>(Filled::kBulk, 0, 8, false);
 }
 
 }  // namespace
 
 void matrix_test() {
-  run_cases<64, false, false>();
-  run_cases<128, false, false>();
-  run_cases<64, true, true>();
-  run_cases<128, true, true>();
-  run_cases<128, false, true>();
+  run_cases<64, Left::kAlong, false>();
+  run_cases<128, Left::kAlong, false>();
+  run_cases<64, Left::kRegisters, true>();
+  run_cases<128, Left::kRegisters, true>();
+  run_cases<128, Left::kAlong, true>();
+  run_cases<64, Left::kAcross, true>();
 }
 
 }  // namespace spkv_test

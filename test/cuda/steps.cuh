@@ -18,7 +18,7 @@ struct Setup {
   int compare_every = 1;
 };
 
-// Everything that one sequence has seen, [T][L * G * D] and [T][L * G].
+// Everything that one sequence has seen, as the cache holds it, [T][L * G * D] and [T][L * G].
 struct History {
   std::vector<std::vector<bf16>> keys, values;
   std::vector<std::vector<float>> utilities;
@@ -34,8 +34,9 @@ class Engine {
         cache_(g_, batch_, 19),
         slots_(setup.slots),
         q_(size(heads_)),
-        keys_(size(g_.kv_heads)),
-        values_(size(g_.kv_heads)),
+        row_bytes_(decode_row_bytes(g_.dim, g_.dtype)),
+        keys_(size(g_.kv_heads) / g_.dim * row_bytes_),
+        values_(size(g_.kv_heads) / g_.dim * row_bytes_),
         key_floats_(size(g_.kv_heads)),
         value_floats_(size(g_.kv_heads)),
         out_(size(heads_)),
@@ -58,7 +59,7 @@ class Engine {
     CHECK_CUDA(plan_step({cache_.state, cache_.plan, slots_.get()}, stream_));
     for (int layer = 0; layer < g_.layers; layer++) {
       DecodeAttentionParams p;
-      size_t q_layer = size(heads_) / g_.layers, kv_layer = size(g_.kv_heads) / g_.layers;
+      size_t q_layer = size(heads_) / g_.layers, kv_layer = keys_.size() / g_.layers;
       p.out = out_.get() + layer * q_layer;
       p.q = q_.get() + layer * q_layer;
       p.keys = keys_.get() + layer * kv_layer;
@@ -66,7 +67,7 @@ class Engine {
       p.out_stride = static_cast<int64_t>(heads_) * g_.dim;
       p.out_head_stride = g_.dim;
       p.q_stride = static_cast<int64_t>(heads_) * g_.dim;
-      p.kv_stride = static_cast<int64_t>(g_.kv_heads) * g_.dim;
+      p.kv_stride = g_.kv_heads * row_bytes_;
       p.cache = cache_.state;
       p.plan = cache_.plan;
       p.partials = cache_.partials.get();
@@ -77,8 +78,8 @@ class Engine {
       p.overlap_previous = layer > 0;
       CHECK_CUDA(decode_attention(p, stream_));
     }
-    NewPairs pairs = step_pairs(g_, batch_, key_floats_.get(), value_floats_.get(), utilities_.get());
-    CHECK_CUDA(check_pairs(pairs, true, cache_.faults, stream_));
+    NewPairs pairs = step_pairs(cache_, g_, batch_, key_floats_.get(), value_floats_.get(), utilities_.get());
+    CHECK_CUDA(check_pairs(pairs, g_.dtype, cache_.faults, stream_));
     CHECK_CUDA(decode_insert({cache_.state, cache_.plan, pairs, cache_.faults}, stream_));
     CHECK_CUDA(cudaStreamEndCapture(stream_, &graph));
     CHECK_CUDA(cudaGraphInstantiate(&graph_, graph, 0));
@@ -88,8 +89,8 @@ class Engine {
   std::vector<float> step(const std::vector<bf16>& q, const std::vector<bf16>& keys,
                           const std::vector<bf16>& values, const std::vector<float>& utilities) {
     q_.write(q);
-    keys_.write(keys);
-    values_.write(values);
+    keys_.write(pack_rows(keys, g_.dtype, g_.dim, row_bytes_));
+    values_.write(pack_rows(values, g_.dtype, g_.dim, row_bytes_));
     key_floats_.write(widened(keys));
     value_floats_.write(widened(values));
     utilities_.write(utilities);
@@ -106,7 +107,9 @@ class Engine {
   int batch_, heads_;
   TestCache cache_;
   DeviceArray<int32_t> slots_;
-  DeviceArray<bf16> q_, keys_, values_;
+  DeviceArray<bf16> q_;
+  int64_t row_bytes_;
+  DeviceArray<uint8_t> keys_, values_;
   DeviceArray<float> key_floats_, value_floats_, out_, utilities_;
   cudaStream_t stream_ = nullptr;
   cudaGraphExec_t graph_ = nullptr;
@@ -133,9 +136,11 @@ Numbers draw(const Setup& setup, Random* random) {
   return n;
 }
 
-double compare(const Setup& setup, const std::vector<History>& histories, const Numbers& n,
+double compare(const Setup& setup, const std::vector<History>& histories, Numbers n,
                const std::vector<float>& out) {
   const Geometry& g = setup.geometry;
+  round_rows(&n.keys, g.dtype, g.dim);
+  round_rows(&n.values, g.dtype, g.dim);
   int batch = static_cast<int>(setup.slots.size()), heads = g.kv_heads * setup.group;
   double worst = 0;
   for (int row = 0; row < g.layers * batch * heads; row++) {

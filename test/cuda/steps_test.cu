@@ -6,8 +6,10 @@
 namespace spkv_test {
 namespace {
 
-void remember(const Setup& setup, const Numbers& n, std::vector<History>* histories) {
+void remember(const Setup& setup, Numbers n, std::vector<History>* histories) {
   const Geometry& g = setup.geometry;
+  round_rows(&n.keys, g.dtype, g.dim);
+  round_rows(&n.values, g.dtype, g.dim);
   int batch = static_cast<int>(setup.slots.size());
   for (int b = 0; b < batch; b++) {
     std::vector<bf16> keys, values;
@@ -76,9 +78,9 @@ struct Snapshot {
   }
 };
 
-// The fault of a key (0), value (1) or utility (2) that is not finite in bf16.
-Fault bad_number(int layer, int what) {
-  return Fault{kNonFiniteSite} << 56 | static_cast<Fault>(layer * 3 + what) << 32 | 1;
+// The fault of a key (0), value (1) or utility (2) that is not finite.
+Fault bad_number(DType dtype, int layer, int what) {
+  return Fault{kNonFiniteSite} << 56 | static_cast<Fault>(layer * 3 + what) << 32 | static_cast<Fault>(dtype);
 }
 
 bool exhausted(const TestCache& cache) { return cache.raised() >> 56 == kExhaustedSite; }
@@ -110,13 +112,13 @@ void run(const Setup& setup) {
   size_t layer_rows = setup.slots.size() * setup.geometry.kv_heads;
   bad.values[(layer_rows + 1) * setup.geometry.dim + 7] = __float2bfloat16(INFINITY);
   for (int i = 0; i < 2; i++) engine.step(bad.q, bad.keys, bad.values, bad.utilities);
-  expect(engine.cache().raised() == bad_number(1, 1), setup.name + ": bad value in layer 1");
+  expect(engine.cache().raised() == bad_number(setup.geometry.dtype, 1, 1), setup.name + ": bad value in layer 1");
   expect(before == Snapshot(engine.cache()), setup.name + ": nothing changes after a bad value");
   engine.cache().clear_fault();
   bad = n;
   bad.utilities[layer_rows * 2 + 1] = NAN;
   engine.step(bad.q, bad.keys, bad.values, bad.utilities);
-  expect(engine.cache().raised() == bad_number(2, 2), setup.name + ": bad utility in layer 2");
+  expect(engine.cache().raised() == bad_number(setup.geometry.dtype, 2, 2), setup.name + ": bad utility in layer 2");
   expect(before == Snapshot(engine.cache()), setup.name + ": nothing changes after a bad utility");
   engine.cache().clear_fault();
 
@@ -195,7 +197,7 @@ void traffic(int rounds) {
   DeviceArray<float> numbers(widened(random.normals(rows * g.dim)));
   DeviceArray<float> utilities(rows);
   DeviceArray<int32_t> slots(kBatch);
-  NewPairs pairs = step_pairs(g, kBatch, numbers.get(), numbers.get(), utilities.get());
+  NewPairs pairs = step_pairs(cache, g, kBatch, numbers.get(), numbers.get(), utilities.get());
   DecodeInsertParams insert{cache.state, cache.plan, pairs, cache.faults};
   std::vector<History> histories;  // of setup.slots, in that order
   std::vector<int32_t> idle = {0, 1, 2, 3, 4, 5};
@@ -250,16 +252,23 @@ void traffic(int rounds) {
 
 }  // namespace
 
-void steps_test(bool quick) {
+void steps_test(bool quick, DType dtype) {
+  auto run_in = [&](Setup setup) {
+    setup.name += dtype == DType::kFP8 ? " in fp8" : "";
+    setup.geometry.dtype = dtype;
+    run(setup);
+  };
   if (quick) {
-    run({"quick steps", {3, 2, 64, 8, 0, 4, 8, 96}, 4, 20, 0.5, {3, 0}, 4});
+    run_in({"quick steps", {3, 2, 64, 8, 0, 4, 8, 96}, 4, 20, 0.5, {3, 0}, 4});
+    run_in({"quick steps", {3, 2, 128, 8, 0, 4, 8, 96}, 4, 20, 0.5, {3, 0}, 4});
     return;
   }
-  run({"steps 64, window 128", {3, 2, 64, 128, 0, 6, 16, 256}, 4, 420, 0.5, {5, 0, 3, 2}, 7});
-  run({"steps 128, window 8", {3, 2, 128, 8, 0, 6, 16, 256}, 8, 230, 0.3, {1, 4, 3}, 5});
-  run({"steps 64, window 1", {3, 2, 64, 1, 0, 3, 16, 128}, 2, 140, 0.5, {2, 1}, 3});
-  run({"steps 64, window 50 and slack 30", {3, 2, 64, 50, 30, 3, 16, 128}, 1, 200, 0.5, {2, 1}, 3});
-  run({"steps 128, group 16", {3, 3, 128, 64, 0, 3, 16, 128}, 16, 150, 0.5, {2, 1}, 20});
+  run_in({"steps 64, window 128", {3, 2, 64, 128, 0, 6, 16, 256}, 4, 420, 0.5, {5, 0, 3, 2}, 7});
+  run_in({"steps 128, window 8", {3, 2, 128, 8, 0, 6, 16, 256}, 8, 230, 0.3, {1, 4, 3}, 5});
+  run_in({"steps 64, window 1", {3, 2, 64, 1, 0, 3, 16, 128}, 2, 140, 0.5, {2, 1}, 3});
+  run_in({"steps 64, window 50 and slack 30", {3, 2, 64, 50, 30, 3, 16, 128}, 1, 200, 0.5, {2, 1}, 3});
+  run_in({"steps 128, group 16", {3, 3, 128, 64, 0, 3, 16, 128}, 16, 150, 0.5, {2, 1}, 20});
+  if (dtype != DType::kBF16) return;
   for (int spare : {0, 1, 3}) exhaustion(spare);
   traffic(50000);
 }

@@ -13,11 +13,11 @@
 #include <cuda_runtime.h>
 
 #include "cuda/cache_state.h"
-#include "cuda/common/page.cuh"
 #include "cuda/decode_attention.h"
 #include "cuda/decode_insert.h"
 #include "cuda/sequences.h"
 #include "cuda/step_plan.h"
+#include "pages.cuh"
 
 #define CHECK_CUDA(call)                                                                         \
   do {                                                                                           \
@@ -31,6 +31,7 @@
 namespace spkv_test {
 
 using namespace spkv::cuda;
+using spkv::DType;
 using bf16 = __nv_bfloat16;
 
 template <typename T>
@@ -110,6 +111,7 @@ constexpr int kNonFiniteSite = 1, kExhaustedSite = 2;
 struct Geometry {
   int layers = 1, kv_heads = 1, dim = 128, window = 128, slack = 0, sequences = 1, table_pages = 64;
   int capacity = 1024;
+  DType dtype = DType::kBF16;
 };
 
 // The arrays of a CacheState, and a plan for steps of up to `batch` sequences.
@@ -120,6 +122,7 @@ struct TestCache {
   DeviceArray<int32_t> table, kept, length, free_pages, free_count, needs, free_top, arrivals;
   DeviceArray<uint32_t> keep;
   DeviceArray<float> threshold, partials;
+  DeviceArray<uint8_t> scales;  // of the new pairs of a step
   DeviceArray<int32_t> oldest, references, least_free;
   DeviceArray<PoolShortage> shortage;
   DeviceArray<Fault> fault;
@@ -139,7 +142,7 @@ struct TestCache {
     state.sequences = g.sequences;
     state.table_pages = g.table_pages;
     state.capacity_pages = g.capacity;
-    pool = DeviceArray<uint8_t>(static_cast<size_t>(g.capacity) * page_bytes(g.dim));
+    pool = DeviceArray<uint8_t>(static_cast<size_t>(g.capacity) * page_bytes_of(g.dtype, g.dim));
     table = DeviceArray<int32_t>(lists * g.table_pages);
     kept = DeviceArray<int32_t>(lists);
     keep = DeviceArray<uint32_t>(lists * state.keep_words);
@@ -167,7 +170,8 @@ struct TestCache {
     state.references = references.get();
     state.least_free = least_free.get();
     state.shortage = shortage.get();
-    state.page_bytes = page_bytes(g.dim);
+    state.dtype = g.dtype;
+    state.page_bytes = page_bytes_of(g.dtype, g.dim);
     size_t step_items = static_cast<size_t>(batch) * g.kv_heads;
     items = DeviceArray<ItemPlan>(g.layers * step_items);
     block_plans = DeviceArray<BlockPlan>(static_cast<size_t>(g.layers) * blocks);
@@ -175,6 +179,7 @@ struct TestCache {
     free_top = DeviceArray<int32_t>(1);
     arrivals = DeviceArray<int32_t>(step_items);
     arrivals.fill(0);
+    scales = DeviceArray<uint8_t>(2 * g.layers * step_items);
     partials = DeviceArray<float>(static_cast<size_t>(decode_partial_floats(g.dim, 16, blocks)));
     plan.batch = batch;
     plan.blocks = blocks;
@@ -197,7 +202,8 @@ struct TestCache {
 };
 
 // The pairs of a step of one token per sequence, [L, B, G, D] and [L, B, G].
-inline NewPairs step_pairs(const Geometry& g, int batch, float* keys, float* values, float* utilities) {
+inline NewPairs step_pairs(const TestCache& cache, const Geometry& g, int batch, float* keys, float* values,
+                           float* utilities) {
   auto view = [&](float* data, int64_t dim) {
     spkv::View view;
     view.data = data;
@@ -209,7 +215,9 @@ inline NewPairs step_pairs(const Geometry& g, int batch, float* keys, float* val
     }
     return view;
   };
-  return NewPairs(view(keys, g.dim), view(values, g.dim), view(utilities, 1));
+  NewPairs pairs(view(keys, g.dim), view(values, g.dim), view(utilities, 1));
+  pairs.scales = cache.scales.get();
+  return pairs;
 }
 
 inline std::vector<float> widened(const std::vector<bf16>& values) {

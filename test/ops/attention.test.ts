@@ -1,9 +1,10 @@
 import fc from 'fast-check';
-import { attention, openDevice } from '../../lib/ops.js';
+import { attention, CACHE_DTYPES, openDevice } from '../../lib/ops.js';
 import { type Densities, Harness, type Member, type Shape } from '../support/cache-harness.js';
 import { random } from '../support/device.js';
 import { expectError } from '../support/errors.js';
-import { expectSame, failure, inType, refusal, RUNS, seeds, testDevices } from '../support/operands.js';
+import { stored } from '../support/reference-attention.js';
+import { expectClose, expectSame, failure, inType, refusal, RUNS, seeds, testDevices } from '../support/operands.js';
 
 const shapes: fc.Arbitrary<Shape> = fc.record({
   layers: fc.integer({ min: 1, max: 2 }),
@@ -12,7 +13,7 @@ const shapes: fc.Arbitrary<Shape> = fc.record({
   headDim: fc.constantFrom(2, 18, 32, 64, 80, 112, 128, 256),
   window: fc.oneof(fc.integer({ min: 1, max: 300 }), fc.constantFrom(1, 2, 63, 64, 65, 128)),
   slack: fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 70 })),
-  dtype: fc.constantFrom('f32' as const, 'bf16' as const),
+  dtype: fc.constantFrom(...CACHE_DTYPES),
 });
 const density = fc.constantFrom(0, 1, -1, 0.03, 0.5, 0.9);
 /** Tokens of one sequence in one step: decoding, idle, small and large chunks. */
@@ -44,19 +45,17 @@ describe.each(testDevices())('attention on %s', (_, device) => {
     }
   });
 
-  test('long lists: several runs of pages in decoding, cached pages in prefill', async () => {
-    for (const dtype of ['f32', 'bf16'] as const) {
-      const shape: Shape = { layers: 1, kvHeads: 2, group: 4, headDim: 32, window: 64, slack: 16, dtype };
-      const harness = new Harness(device, shape, random(1));
-      const members = [await harness.create(), await harness.create(), await harness.create()];
-      for (let i = 0; i < 3; i++) await harness.step(members, [700, 350, 30], [1, 0.3], 4);
-      for (let i = 0; i < 3; i++) await harness.step(members, [1, 1, 40], [1, 0.3], 16);
-    }
+  test.each(CACHE_DTYPES)('long lists of %s: several runs of pages in decoding, cached pages in prefill', async (dtype) => {
+    const shape: Shape = { layers: 1, kvHeads: 2, group: 4, headDim: 32, window: 64, slack: 16, dtype };
+    const harness = new Harness(device, shape, random(1));
+    const members = [await harness.create(), await harness.create(), await harness.create()];
+    for (let i = 0; i < 3; i++) await harness.step(members, [700, 350, 30], [1, 0.3], 4);
+    for (let i = 0; i < 3; i++) await harness.step(members, [1, 1, 40], [1, 0.3], 16);
   });
 
   test('decoding: lists of any length, the same bits every time', async () => {
-    for (const [headDim, group] of [[64, 4], [128, 12]] as const) {
-      const shape: Shape = { layers: 2, kvHeads: 2, group, headDim, window: 64, slack: 5, dtype: 'bf16' };
+    for (const [dtype, headDim, group] of [['bf16', 64, 4], ['bf16', 128, 12], ['fp8', 64, 12], ['fp8', 128, 4]] as const) {
+      const shape: Shape = { layers: 2, kvHeads: 2, group, headDim, window: 64, slack: 5, dtype };
       const harness = new Harness(device, shape, random(headDim));
       const members = [await harness.create(), await harness.create(), await harness.create()];
       await harness.step(members, [400, 70, 0], [1, 0.3, 0, 0.5]);
@@ -67,8 +66,8 @@ describe.each(testDevices())('attention on %s', (_, device) => {
     }
   });
 
-  test('a key or value that is no number is seen only by queries that see the pair', async () => {
-    const harness = new Harness(device, SMALL, random(3));
+  test.each(CACHE_DTYPES)('a key or value that is no number is seen only by queries that see the pair: %s', async (dtype) => {
+    const harness = new Harness(device, { ...SMALL, dtype }, random(3));
     const members = [await harness.create(), await harness.create()];
     const step = harness.data(members, [40, 5], [0, 1]);
     const clean = (await harness.attention(step))[0]!;
@@ -77,6 +76,29 @@ describe.each(testDevices())('attention on %s', (_, device) => {
     const rowOf = (token: number, head: number) => (token * 6 + head) * 16;
     expect(dirty[rowOf(19, 2)]).toBeNaN();
     for (const row of [rowOf(0, 3), rowOf(19, 3), rowOf(41, 0)]) expectSame(dirty.subarray(row, row + 16), clean.subarray(row, row + 16));
+  });
+
+  // A single pair is its own result, so this shows what is stored.
+  test.each([18, 64, 128])('fp8 rounds to the nearest number of its row, head size %i', async (headDim) => {
+    const uniform = random(headDim);
+    const harness = new Harness(device, { ...SMALL, headDim, window: 1, dtype: 'fp8' }, uniform);
+    const member = await harness.create();
+    for (const exponent of [-149, -126, -70, -61, -9, 0, 1, 40, 60]) {
+      const step = harness.data([member], [1], [0, 0]);
+      // Ties, halves of the smallest steps, and numbers of every size down to nothing.
+      step.values.forEach((_, i) => {
+        const exact = [448, 432, 447, 1.0625, 1.1875, 2 ** -10, 3 * 2 ** -10, 15.5 * 2 ** -10][i % 12];
+        const x = exact ?? 448 * uniform() * 2 ** (-20 * uniform());
+        step.values[i] = (i % 2 ? -1 : 1) * Math.min(x, 448) * 2 ** (exponent - (i >= headDim ? 1 : 0));
+      });
+      const [out] = await harness.attention(step);
+      for (let head = 0; head < 6; head++) {
+        const value = stored(step.values.subarray(Math.floor(head / 3) * headDim, (Math.floor(head / 3) + 1) * headDim), 'fp8');
+        expectClose(out!.subarray(head * headDim, (head + 1) * headDim), value, () => 0);
+      }
+      await harness.insert(step);
+      harness.advance(step);
+    }
   });
 
   test('large scores do not overflow', async () => {

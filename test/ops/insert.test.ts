@@ -99,15 +99,20 @@ describe.each(testDevices())('insert on %s', (_, device) => {
     }
   });
 
-  test('a key that becomes infinite in bf16 is refused by a bf16 cache', async () => {
-    for (const [dtype, accepted] of [['f32', true], ['bf16', false]] as const) {
+  // The largest number that is held, by its bits: the next one rounds to infinity.
+  test.each([['f32', 0x7f7fffff, ''], ['bf16', 0x7f7f7fff, 'in bf16'], ['fp8', 0x61e00000, 'in fp8']] as const)(
+    'a key that is too large for %s is refused', async (dtype, largest, where) => {
+      const number = (bits: number) => new Float32Array(Uint32Array.of(bits).buffer)[0]!;
       const harness = new Harness(device, { ...SMALL, dtype }, random(7));
-      const step = harness.data([await harness.create()], [2], [1, 1, 1, 1]);
-      step.keys[0] = 3.4e38;
-      const inserted = harness.insert(step);
-      await (accepted ? inserted : expectError(() => inserted, 'NON_FINITE', 'Layer 0', 'key', 'bf16'));
-    }
-  });
+      const member = await harness.create();
+      for (const [bits, accepted] of [[largest, true], [largest + 1, false]] as const) {
+        const step = harness.data([member], [2], [1, 1, 1, 1]);
+        step.keys[3] = -number(bits);
+        const inserted = harness.insert(step);
+        await (accepted ? inserted : expectError(() => inserted, 'NON_FINITE', 'Layer 0', 'key', where));
+      }
+    },
+  );
 
   test('the step is checked when it runs', async () => {
     const harness = new Harness(device, SMALL, random(8));

@@ -1,5 +1,5 @@
 // Runs steps on a cache and on the reference side by side.
-import { attention, type Device, insert, type KvCache, positions, type Sequence, type SequenceStats, type Tensor } from '../../lib/ops.js';
+import { attention, type CacheDType, type Device, insert, type KvCache, positions, type Sequence, type SequenceStats, type Tensor } from '../../lib/ops.js';
 import { Poisoned } from './operands.js';
 import { type Pair, ReferenceSequence, stored } from './reference-attention.js';
 
@@ -11,7 +11,7 @@ export interface Shape {
   headDim: number;
   window: number;
   slack: number;
-  dtype: 'f32' | 'bf16';
+  dtype: CacheDType;
   capacityPages?: number;
 }
 
@@ -50,7 +50,7 @@ export class Harness {
     this.shape = shape;
     this.#uniform = uniform;
     this.scale = 1 / Math.sqrt(shape.headDim);
-    this.#multiplied = device.precision === 'bf16' ? shape.dtype : 'f32';
+    this.#multiplied = device.precision === 'bf16' && shape.dtype !== 'f32' ? 'bf16' : 'f32';
     const { layers, kvHeads, headDim, window, slack, dtype, capacityPages = 4000 } = shape;
     this.cache = device.createCache({ layers, kvHeads, headDim, window, slack, dtype, capacityPages });
   }
@@ -136,9 +136,14 @@ export class Harness {
     const layer = Math.floor(list / G);
     return Array.from({ length: step.offsets[b + 1]! - step.offsets[b]! }, (_, i) => {
       const row = (layer * step.tokens + step.offsets[b]! + i) * G + (list % G);
-      const [key, value] = [step.keys, step.values].map((data) => data.subarray(row * D, (row + 1) * D)) as [Float32Array, Float32Array];
+      const [key, value] = [step.keys, step.values].map((data) => this.#seen(data.subarray(row * D, (row + 1) * D))) as [Float32Array, Float32Array];
       return { key, value, utility: step.utilities ? step.utilities[row]! : Infinity };
     });
+  }
+
+  /** A key or value as attention sees it in the step that brings it. */
+  #seen(row: Float32Array): Float32Array {
+    return this.shape.dtype === 'fp8' ? stored(row, 'fp8') : row;
   }
 
   /** Adds the step to the references, and tells the sequences of it. */

@@ -1,9 +1,9 @@
 // The oracle of the attention tests: plain loops in float64 over every pair that a sequence ever had.
-import { bf16ToFloats, floatsToBf16 } from '../../lib/ops.js';
+import { bf16ToFloats, type CacheDType, floatsToBf16 } from '../../lib/ops.js';
 import { BF16_ROUNDING, F32_ROUNDING } from './operands.js';
 
 // Jest looks globals up slowly, and these loops are long.
-const { abs, exp, expm1, max } = Math;
+const { abs, exp, expm1, floor, max, sign } = Math;
 const ABSENT = -Infinity;
 
 export interface Pair {
@@ -114,7 +114,7 @@ export class ReferenceSequence {
   }
 
   /** Adds pairs as a cache of `dtype` holds them. */
-  append(list: number, pairs: readonly Pair[], dtype: 'f32' | 'bf16'): void {
+  append(list: number, pairs: readonly Pair[], dtype: CacheDType): void {
     for (const { key, value, utility } of pairs) this.lists[list]!.push({ key: stored(key, dtype), value: stored(value, dtype), utility });
   }
 
@@ -132,7 +132,28 @@ export class ReferenceSequence {
   }
 }
 
-/** A row as a tensor of `dtype` holds it. */
-export function stored(row: Float32Array, dtype: 'f32' | 'bf16'): Float32Array {
+/** A row as a cache of `dtype` holds it. */
+export function stored(row: Float32Array, dtype: CacheDType): Float32Array {
+  if (dtype === 'fp8') return fp8(row);
   return dtype === 'f32' ? row : bf16ToFloats(floatsToBf16(row));
+}
+
+/**
+ * The contract of native/core/fp8.h in float64: the scale is the least power of two from 2^-60 with which nothing
+ * exceeds 448, and every number goes to the nearest of the e4m3 numbers, ties to the even one of the two.
+ */
+function fp8(row: Float32Array): Float32Array {
+  const largest = row.reduce((most, x) => max(most, abs(x)), 0);
+  if (!(largest <= 448 * 2 ** 60)) return new Float32Array(row.length).fill(NaN);
+  let scale = 2 ** -60;
+  while (largest > 448 * scale) scale *= 2;
+  return row.map((x) => {
+    // Steps of 1/8 of the power of two below, 2^-9 at least.
+    let step = 2 ** -9;
+    while (abs(x) / scale >= 16 * step) step *= 2;
+    const steps = abs(x) / scale / step;
+    const whole = floor(steps);
+    const up = steps - whole > 0.5 || (steps - whole === 0.5 && whole % 2 === 1);
+    return sign(x) * (whole + (up ? 1 : 0)) * step * scale;
+  });
 }

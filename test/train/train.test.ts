@@ -131,6 +131,17 @@ test('the same run with other micro-batches learns the same', async () => {
   }
 });
 
+test('the device of the tests learns what the CPU learns, and goes on from a checkpoint', async () => {
+  const out = fresh();
+  const device = process.env['SPKV_TEST_DEVICE'] ?? 'cpu';
+  const { threads: _, ...run } = tinyRun(task, out, { device });
+  await train({ ...run, ...stopAt((event) => event.kind === 'step' && event.step === 2) });
+  await train({ out, resume: true, device, peakFlops: 1e9 });
+  const [steps, expected] = [numbers(logOf(out)), numbers(logOf(whole))];
+  expect(steps.map(({ step }) => step)).toEqual([1, 2, 3, 4, 5, 6]);
+  for (const [i, { loss }] of steps.entries()) expect(Math.abs(loss / expected[i]!.loss - 1)).toBeLessThan(0.01);
+});
+
 test('the tokens that one run has made serve another', async () => {
   const out = fresh();
   await train({ ...tinyRun(task, out), data: join(whole, 'tokens') });

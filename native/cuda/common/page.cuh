@@ -1,4 +1,4 @@
-// The page of the CUDA cache: 64 slots of one (layer, KV head), the keys and then the values, in bf16.
+// The page of the CUDA cache: 64 slots of one (layer, KV head), the keys and then the values, in bf16 or fp8.
 //
 // A panel holds 64 components of all slots, one slot per row of 128 bytes:
 //
@@ -12,6 +12,14 @@
 // This is the image that shared memory needs: rows of 8 equal chunks lie in 8 different groups of banks, and
 // it is the 128-byte swizzle of wgmma as well. So a page is copied as it is, and rows [0, n) of a panel are
 // contiguous. Pages are aligned to 1024 bytes. Nobody else knows the swizzle.
+//
+// In fp8 (core/fp8.h) a panel has 128 components of a slot in a row, and a chunk 16. Behind the panels are
+// the scales, a byte per slot. Pages are aligned to 128 bytes:
+//
+//   D = 128:   keys | values | scales of the keys | scales of the values      16.125 KiB
+//   D = 64:    keys and values, chunks 0..3 and 4..7 of every row | scales     8.125 KiB
+//
+// Whatever the dtype, chunk c of a slot's value is the one that comes behind all those of its key.
 #pragma once
 
 #include <cstdint>
@@ -34,11 +42,19 @@ __host__ __device__ constexpr int swizzled(int row, int chunk) {
   return row * kRowBytes + ((chunk ^ (row & 7)) * kChunkBytes);
 }
 
-// Where in a page component 8 * chunk of a slot's key lies; values are `values_offset` further on.
+// Where in a page a chunk of a slot lies: first those of its key, then those of its value, which in bf16 are
+// `values_offset` further on.
 __host__ __device__ constexpr int chunk_offset(int slot, int chunk) {
   return chunk / 8 * kPanelBytes + swizzled(slot, chunk % 8);
 }
 __host__ __device__ constexpr int values_offset(int head_dim) { return panels(head_dim) * kPanelBytes; }
+
+constexpr int kFp8ChunkDims = 16;
+
+__host__ __device__ constexpr int fp8_scales_offset(int head_dim) { return panels(head_dim) * kPanelBytes; }
+__host__ __device__ constexpr int fp8_page_bytes(int head_dim) {
+  return fp8_scales_offset(head_dim) + 2 * kPageSlots;
+}
 
 }  // namespace cuda
 }  // namespace spkv

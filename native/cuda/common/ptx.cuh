@@ -16,6 +16,10 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+__device__ __forceinline__ const uint8_t* shared_pointer(uint32_t address) {
+  return static_cast<const uint8_t*>(__cvta_shared_to_generic(address));
+}
+
 // --- mbarrier: a phase ends when all arrivals and all announced bytes are in.
 
 __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {

@@ -15,6 +15,8 @@ namespace cuda {
 
 inline uint32_t shared_address(const void* pointer) { return spkv_emulator::to_shared_address(pointer); }
 
+inline const uint8_t* shared_pointer(uint32_t address) { return spkv_emulator::from_shared_address(address); }
+
 // --- mbarrier
 
 inline void barrier_init(uint32_t barrier, uint32_t arrivals) {

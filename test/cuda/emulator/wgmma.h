@@ -42,7 +42,7 @@ inline float shared_bf16(uint32_t address) {
   return bf16_value(bits);
 }
 
-template <int kColumns, bool kTransposedB>
+template <int kColumns, bool kTransposedB, bool kTransposedA>
 void group_product(GroupProduct mine) {
   spkv_emulator::meet("group_multiply_add", ~0u, &mine, [](void* const* records) {
     const auto& first = *static_cast<const GroupProduct*>(records[0]);
@@ -53,8 +53,9 @@ void group_product(GroupProduct mine) {
           const auto* holder = static_cast<const GroupProduct*>(records[row % 8 * 4 + k % 8 / 2]);
           left[row][k] = bf16_value(holder->a_registers[row / 8 + k / 8 * 2] >> (k % 2 * 16) & 0xffff);
         } else {
-          left[row][k] =
-              shared_bf16(first.a.address + static_cast<uint32_t>((first.warp * 16 + row) * kRowBytes + k * 2));
+          int at = first.warp * 16 + row;
+          left[row][k] = shared_bf16(first.a.address + static_cast<uint32_t>(kTransposedA ? k * kRowBytes + at * 2
+                                                                                          : at * kRowBytes + k * 2));
         }
       }
     }
@@ -78,15 +79,15 @@ void group_product(GroupProduct mine) {
   });
 }
 
-template <bool kTransposedB, int kRegisters>
+template <bool kTransposedB, bool kTransposedA = false, int kRegisters>
 void group_multiply_add(float (&d)[kRegisters], SharedMatrix a, SharedMatrix b, bool add) {
-  group_product<kRegisters * 2, kTransposedB>(
+  group_product<kRegisters * 2, kTransposedB, kTransposedA>(
       {d, nullptr, a, b, spkv_emulator::thread_number() / 32 % 4, add});
 }
 
 template <bool kTransposedB, int kRegisters>
 void group_multiply_add(float (&d)[kRegisters], const uint32_t (&a)[4], SharedMatrix b, bool add) {
-  group_product<kRegisters * 2, kTransposedB>({d, a, {}, b, spkv_emulator::thread_number() / 32 % 4, add});
+  group_product<kRegisters * 2, kTransposedB, false>({d, a, {}, b, spkv_emulator::thread_number() / 32 % 4, add});
 }
 
 }  // namespace cuda
