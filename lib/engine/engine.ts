@@ -84,6 +84,11 @@ export class Engine implements AsyncDisposable {
     return request;
   }
 
+  /** Most texts that are read and written at a time. */
+  get maxSequences(): number {
+    return this.#options.maxSequences;
+  }
+
   /** How it stands. */
   stats(): EngineStats {
     const running = [...this.#scheduler.running].filter((choice) => !choice.ended);

@@ -43,10 +43,12 @@ export async function answer(
   if (stream_options && !fields.stream) {
     throw new ApiError(400, '"stream_options" needs "stream"', { param: 'stream_options', code: 'invalid_value' });
   }
+  const n = options.n ?? 1;
+  const { maxSequences } = service.engine;
+  if (n > maxSequences) throw new ApiError(400, `Expected at most ${maxSequences} for n but received ${n}`, { param: 'n', code: 'invalid_value' });
   const head = { ...form.head, created: Math.floor(Date.now() / 1000), model: service.options.name, system_fingerprint: service.fingerprint };
   const { answerTimeout: deadline } = service.options;
   const requests = begin(service, prompts, { ...options, ...(deadline > 0 && { deadline }), signal: whileConnected(reply) });
-  const n = options.n ?? 1;
   if (!fields.stream) {
     const results = await all(requests);
     const choices = results.flatMap((result, i) => result.choices.map((text, j) => form.choice(i * n + j, text)));

@@ -36,7 +36,7 @@ export interface HttpState {
 }
 
 export function createApp(options: ResolvedServerOptions, metrics: Metrics, state: HttpState): FastifyInstance {
-  const { apiKeys, maxBodyBytes, receiveTimeout, logLevel } = options;
+  const { apiKeys, maxBodyBytes, receiveTimeout, answerTimeout, logLevel } = options;
   const keys = new Keys(apiKeys);
   const fail = (error: unknown, request: FastifyRequest, reply: FastifyReply) => {
     const answer = apiError(error);
@@ -50,6 +50,8 @@ export function createApp(options: ResolvedServerOptions, metrics: Metrics, stat
     genReqId: requestId,
     bodyLimit: maxBodyBytes,
     requestTimeout: receiveTimeout,
+    // Longer than anybody waits for an answer: who takes nothing of it for so long has gone.
+    connectionTimeout: answerTimeout > 0 ? answerTimeout + receiveTimeout : 0,
     http: { headersTimeout: receiveTimeout, connectionsCheckingInterval: Math.min(CHECK_MS, Math.ceil(receiveTimeout / 2)) },
     forceCloseConnections: 'idle',
     return503OnClosing: false,

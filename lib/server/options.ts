@@ -1,4 +1,4 @@
-import { basename } from 'node:path';
+import { basename, resolve } from 'node:path';
 import { integer, invalid, oneOf, options, string } from '../check.js';
 import type { EngineOptions } from '../engine/options.js';
 import type { TextModel } from '../text-model.js';
@@ -45,7 +45,7 @@ export function resolveServerOptions(model: TextModel, opts?: ServerOptions): Re
   if (!Array.isArray(keys) || keys.some((key) => typeof key !== 'string' || !/^[\x21-\x7e]+$/.test(key))) {
     throw invalid('an array of keys of visible ASCII characters', 'apiKeys', given.apiKeys);
   }
-  const name = string(given.name ?? basename(model.checkpoint.dir), 'name');
+  const name = string(given.name ?? basename(resolve(model.checkpoint.dir)), 'name');
   if (name === '') throw invalid('a name', 'name', name);
   return {
     name,

@@ -38,7 +38,7 @@ const REFUSED: Record<string, [fields: object, param: string][]> = {
     [{ stream_options: { include_usage: true } }, 'stream_options'], [message({ name: 'Ann' }), 'messages[0].name'], [message({ role: 'tool', tool_call_id: 'x' }), 'messages[0].role'],
     [message({ content: [{ type: 'image_url', image_url: { url: 'data:,' } }] }), 'messages[0].content'], [message({ content: null }), 'messages[0].content'],
     [message({ role: 'assistant', tool_calls: [tool] }), 'messages[0].tool_calls'], [message({ refusal: 'no' }), 'messages[0].refusal'],
-    [{ prompt: 'a' }, 'prompt'], [{ messages: [] }, 'messages'], [{ temperature: 2.5 }, 'temperature'], [{ n: 0 }, 'n'], [{ stop: Array(17).fill('a') }, 'stop'],
+    [{ prompt: 'a' }, 'prompt'], [{ messages: [] }, 'messages'], [{ temperature: 2.5 }, 'temperature'], [{ n: 0 }, 'n'], [{ n: 100 }, 'n'], [{ stop: Array(17).fill('a') }, 'stop'],
   ],
   '/v1/completions': [
     [{ echo: true }, 'echo'], [{ suffix: 'b' }, 'suffix'], [{ best_of: 2 }, 'best_of'], [{ logit_bias: { 50: 1 } }, 'logit_bias'], [{ logprobs: 21 }, 'logprobs'],
