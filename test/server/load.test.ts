@@ -19,7 +19,7 @@ test('each answer is the text that its question gets alone', async () => {
     const text = await model.generate(prompt, { maxTokens, temperature, seed, threshold, ignoreEos: true }).text();
     questions.push({ fields: { model: running.server.name, prompt, max_tokens: maxTokens, temperature, seed, threshold, ignore_eos: true }, text });
   }
-  const { answers, errors, tokens } = await load({ url: running.url, clients: 24, seconds: 3, pauseMilliseconds: 50, questions, uniform });
+  const { answers, errors, tokens } = await load({ url: running.url, clients: 24, seconds: 2, pauseMilliseconds: 50, questions, uniform });
   expect(errors).toEqual([]);
   expect(answers).toBeGreaterThan(24);
   const { requests, tokens: counted } = running.server.engine.stats();
