@@ -27,6 +27,15 @@ test('a tensor reads back what was written, through views and strides', async ()
   expect(tensor.split(2).merge().shape).toEqual([2, 3, 4]);
 });
 
+test('columns of no rows can be viewed, written and read, wherever they start', async () => {
+  const tensor = device.tensor('f32', [0, 3, 4]);
+  const columns = tensor.slice(2, 1, 3).slice(1, 2, 3);
+  expect(columns.shape).toEqual([0, 1, 2]);
+  columns.write(new Float32Array(0));
+  expect((await columns.read()).length).toBe(0);
+  expect(code(() => columns.view([1], [1], 0))).toBe('SHAPE');
+});
+
 test('the data of a write is copied at once', async () => {
   const data = new Int32Array([1, 2, 3]);
   const tensor = device.tensor('i32', [3]);

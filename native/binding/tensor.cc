@@ -1,4 +1,5 @@
 // Tensor handles: creation, views, reading and writing.
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -184,6 +185,8 @@ Napi::Value view_tensor(const Napi::CallbackInfo& info) {
   if (view.stride[view.rank - 1] != 1) raise(env, Code::kShape, "Expected 1 for the last stride");
   int64_t element = dtype_bytes(view.dtype);
   int64_t start = source.view.as<char>() - static_cast<char*>(source.storage->data) + offset * element;
+  // A view without elements reaches nothing, wherever it starts: columns of no rows lie at an offset too.
+  if (view.size() == 0) start = std::min(start, source.storage->bytes);
   int64_t end = view.size() == 0 ? start : start + (last + 1) * element;
   if (end > source.storage->bytes) raise(env, Code::kShape, "The view reaches beyond the tensor's memory");
   auto handle = std::make_unique<TensorHandle>();
