@@ -13,6 +13,10 @@ import { documents, tinyBatch, tinyParameters } from '../support/training.js';
 const TOKENS = 640;
 const device = testDevice();
 const root = temporaryDirectory();
+/** A GPU adds up some gradients in the order in which they come; the CPU always in one order. */
+const ordered = device.name === 'cpu';
+const expectEqual = (actual: Float32Array, expected: Float32Array): void =>
+  ordered ? expectSame(actual, expected) : expectGradient(actual, expected, 64);
 
 async function goldenBatch(): Promise<Batch> {
   const ids = (await golden()).ints('input_ids');
@@ -55,7 +59,7 @@ describe('the reference model', () => {
 describe('a step', () => {
   const batch = tinyBatch([20, 9, 31], 48);
 
-  test.each<TrainingMode>(['dense', 'soft', { alpha: 0.7, threshold: 0.5 }])('gives the same bits in mode %j when activations are made anew', async (mode) => {
+  test.each<TrainingMode>(['dense', 'soft', { alpha: 0.7, threshold: 0.5 }])('gives the same in mode %j when activations are made anew', async (mode) => {
     using parameters = await tinyParameters(device, root, 'qwen3');
     const gradients: Float32Array[] = [];
     for (const recompute of [false, true]) {
@@ -63,7 +67,7 @@ describe('a step', () => {
       await step.accumulate(batch, mode);
       gradients.push(await parameters.gradients.readFloats());
     }
-    expectSame(gradients[1]!, gradients[0]!);
+    expectEqual(gradients[1]!, gradients[0]!);
   });
 
   test('logits in chunks of any size, and micro-batches, give the gradients of the whole', async () => {
@@ -74,7 +78,7 @@ describe('a step', () => {
     for (const logitRows of [1, 17, 60]) {
       using step = new TrainingStep(parameters, { tokens: 60, logitRows });
       await step.accumulate(batch, 'soft');
-      expectGradient(await parameters.gradients.readFloats(), expected, 64);
+      expectGradient(await parameters.gradients.readFloats(), expected, ordered ? 64 : 256);
     }
     const parts: BatchResult[] = [];
     using pieces = new TrainingStep(parameters, { tokens: 40 });
@@ -213,7 +217,7 @@ describe('what goes wrong', () => {
     await expect(running).rejects.toThrow('enough');
     await expectError(() => step.update({ learningRate: 1 }), 'INVALID_ARGUMENT');
     expect((await step.accumulate(long, 'soft')).loss).toBe(loss);
-    expectSame(await parameters.gradients.readFloats(), expected);
+    expectEqual(await parameters.gradients.readFloats(), expected);
   });
 
   test('arguments are checked', async () => {

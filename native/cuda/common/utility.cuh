@@ -16,7 +16,8 @@ __device__ __forceinline__ float annealed(float z, float alpha, float threshold)
   const float u = sigmoid(z);
   if (!(u >= threshold)) return log1pf(-alpha) + log_sigmoid(z);
   if (alpha == 0.0f) return log_sigmoid(z);
-  return u < 0.5f ? logf(alpha + (1.0f - alpha) * u) : log1pf((alpha - 1.0f) * sigmoid(-z));
+  const float missing = (1.0f - alpha) * sigmoid(-z);  // to 1
+  return missing > 0.5f ? logf(alpha + (1.0f - alpha) * u) : log1pf(-missing);
 }
 
 __device__ __forceinline__ float utility_of(float z, UtilityForm form, float alpha = 0, float threshold = 0) {
