@@ -26,7 +26,8 @@ const NATIVE: Record<string, string[]> = {
   ops: ['core', 'ops'],
   cpu: ['core', 'ops', 'cpu'],
   cuda: ['core', 'ops', 'cuda'],
-  binding: ['core', 'ops', 'binding'],
+  onnxruntime: ['core', 'ops', 'onnxruntime'],
+  binding: ['core', 'ops', 'onnxruntime', 'binding'],
 };
 /** The files of the binding that open devices; what devices are is all they know of them. */
 const OPENERS = ['native/binding/device.cc', 'native/binding/cuda_library.h'];
