@@ -14,13 +14,14 @@ const LAYERS = [
   ['session', 'report', 'evaluate', 'answer-options', 'generate', 'text-model'],
   ['engine/'],
   ['index'],
+  ['onnxruntime/'],
   ['train/'],
   ['benchmark/'],
   ['server/'],
   ['cli/'],
 ];
 /** The files of lib/ that hold handles of the binary. */
-const DOOR = ['ops', 'tensor', 'device', 'cache'];
+const DOOR = ['ops', 'tensor', 'device', 'cache', 'onnxruntime/native-session'];
 /** What the folders of native/ may include from one another. */
 const NATIVE: Record<string, string[]> = {
   core: ['core'],

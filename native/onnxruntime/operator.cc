@@ -34,12 +34,15 @@ Status Kernel::read(const OrtKernelInfo* info) {
     const char* name;
     int64_t* value;
   } integers[] = {{"layer", &layer},           {"layers", &layers},     {"num_heads", &heads},
-                  {"kv_num_heads", &kv_heads}, {"head_dim", &head_dim}, {"window", &window}};
+                  {"kv_num_heads", &kv_heads}, {"head_dim", &head_dim}};
   for (const auto& integer : integers) {
     SPKV_RETURN_IF_ERROR(op->library->take(
         api().KernelInfoGetAttribute_int64(info, integer.name, integer.value), integer.name));
   }
   SPKV_RETURN_IF_ERROR(op->library->take(api().KernelInfoGetAttribute_float(info, "scale", &scale), "scale"));
+  // Dense models have no window.
+  if (OrtStatus* missing = api().KernelInfoGetAttribute_int64(info, "window", &window))
+    api().ReleaseStatus(missing);
   bool good = layer >= 0 && layer < layers && heads > 0 && kv_heads > 0 && heads % kv_heads == 0 &&
               head_dim > 0 && std::isfinite(scale);
   return good ? Status()
