@@ -2,9 +2,10 @@
 // native/onnxruntime/channel.h describes them; its end is the end of the process.
 import { readSync, writeSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import type * as onnxruntimeNode from 'onnxruntime-node';
 import type { InferenceSession, Tensor } from 'onnxruntime-node';
 
-type Onnxruntime = typeof import('onnxruntime-node');
+type Onnxruntime = typeof onnxruntimeNode;
 
 export interface PartsSetup {
   /** Directory of onnxruntime-node. */
