@@ -33,8 +33,11 @@ Status Kernel::read(const OrtKernelInfo* info) {
   struct {
     const char* name;
     int64_t* value;
-  } integers[] = {{"layer", &layer},           {"layers", &layers},     {"num_heads", &heads},
-                  {"kv_num_heads", &kv_heads}, {"head_dim", &head_dim}};
+  } integers[] = {{"layer", &layer},
+                  {"layers", &layers},
+                  {"num_heads", &heads},
+                  {"kv_num_heads", &kv_heads},
+                  {"head_dim", &head_dim}};
   for (const auto& integer : integers) {
     SPKV_RETURN_IF_ERROR(op->library->take(
         api().KernelInfoGetAttribute_int64(info, integer.name, integer.value), integer.name));
