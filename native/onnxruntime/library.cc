@@ -78,7 +78,8 @@ Code code_of(const char* message) {
   auto says = [message](const char* words) { return strstr(message, words) != nullptr; };
   if (says("is not a registered function/op") || says("Could not find an implementation for"))
     return Code::kUnsupported;
-  if (says("that spkv does not know") || says("File doesn't exist") || says("Protobuf parsing failed")) return Code::kFile;
+  if (says("that spkv does not know") || says("File doesn't exist") || says("Protobuf parsing failed"))
+    return Code::kFile;
   return Code::kOnnxruntime;
 }
 
