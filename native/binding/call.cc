@@ -152,6 +152,14 @@ CacheHandle& Call::cache(const char* name) {
   return handle;
 }
 
+CommunicatorHandle& Call::communicator(const char* name) {
+  CommunicatorHandle& handle = unwrap<CommunicatorHandle>(env_, next(), name);
+  check(handle.communicator != nullptr, Code::kDisposed,
+        std::string("the communicator given for ") + name + " has been disposed");
+  hold(handle.state, handle.communicator, name);
+  return handle;
+}
+
 void Call::distinct(const View& a, const char* a_name, const View& b, const char* b_name) {
   if (!a || !b || a.size() == 0 || b.size() == 0) return;
   auto end = [](const View& view) {

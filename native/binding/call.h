@@ -14,6 +14,7 @@
 #include <cmath>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "binding/addon.h"
@@ -50,6 +51,7 @@ class Call {
   int64_t integer(const char* name, int64_t min, int64_t max);
   bool boolean(const char* name);
   CacheHandle& cache(const char* name);
+  CommunicatorHandle& communicator(const char* name);
 
   // The number that a letter stands for.
   int64_t dimension(char letter) const;
@@ -67,6 +69,9 @@ class Call {
       return function(params, execution);
     });
   }
+
+  // Work that is no operation of the table. It holds what it needs.
+  void enqueue(Command command) { state_->device->stream().enqueue(std::move(command)); }
 
  private:
   struct Dimension {

@@ -42,6 +42,11 @@ class HollowDevice : public Device {
     return 2 * kPageTokens * geometry.head_dim * dtype_bytes(geometry.dtype);
   }
   int64_t packed_bytes(DType, int64_t, int64_t) const override { return 0; }
+  Status communicator_id(CommunicatorId*) override { return fail(Code::kDevice, "hollow"); }
+  std::unique_ptr<Communicator> create_communicator(const CommunicatorOptions&, Status* status) override {
+    *status = fail(Code::kDevice, "hollow");
+    return nullptr;
+  }
   Status copy_to_host(void* host, const void* device, int64_t bytes) override {
     memcpy(host, device, static_cast<size_t>(bytes));
     return Status();
