@@ -1,4 +1,4 @@
-import { SpkvError } from '../../errors.js';
+import type { SpkvError } from '../../errors.js';
 import * as ops from '../../ops.js';
 import type { Device, Tensor } from '../../ops.js';
 import type { Group } from './group.js';
