@@ -5,6 +5,7 @@ import { registerBuild } from './build.js';
 import { registerChat } from './chat.js';
 import { registerDemo } from './demo.js';
 import { EXIT_HELP } from './exit.js';
+import { registerExportOnnx } from './export-onnx.js';
 import { registerGenerate } from './generate.js';
 import { registerInspect } from './inspect.js';
 import { examples } from './options.js';
@@ -27,6 +28,7 @@ export function createProgram(output: OutputConfiguration = {}): Command {
   registerServe(program);
   registerInspect(program);
   registerTrain(program);
+  registerExportOnnx(program);
   registerDemo(program);
   registerBench(program);
   registerBuild(program);

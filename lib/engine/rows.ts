@@ -1,5 +1,4 @@
-import type { ActivationMemory } from '../model/activations.js';
-import { forward, type Network, project } from '../model/forward.js';
+import type { Network, StepMemory } from '../model/network.js';
 import * as ops from '../ops.js';
 import type { Graph, KvCache, Tensor } from '../ops.js';
 import { penalised, seedsOf, settingsOf } from '../model/sampler.js';
@@ -14,7 +13,7 @@ export class Rows {
   readonly #network: Network;
   readonly #cache: KvCache;
   readonly #most: number;
-  readonly #memory: ActivationMemory;
+  readonly #memory: StepMemory;
   readonly #ids: Tensor; //      [most] i32: what a step has drawn, and what the next one reads
   readonly #positions: Tensor; // [most] i32
   readonly #slots: Tensor; //    [most] i32
@@ -32,7 +31,7 @@ export class Rows {
   #next: ArrayLike<number> = [];
 
   /** `memory` has room for all rows. */
-  constructor(network: Network, cache: KvCache, memory: ActivationMemory, most: number) {
+  constructor(network: Network, cache: KvCache, memory: StepMemory, most: number) {
     const { device } = cache;
     this.#network = network;
     this.#cache = cache;
@@ -78,10 +77,9 @@ export class Rows {
     if (!graph) {
       const slots = this.#slots.slice(0, 0, length);
       const offsets = this.#offsets.slice(0, 0, length + 1);
-      const a = this.#memory.take(length);
+      const step = this.#memory.take(length);
       graph = this.#cache.device.capture(() => {
-        forward(this.#network, a, this.#cache, { slots, offsets });
-        project(this.#network, this.logits(0, length), a.normed);
+        step.forward(this.#cache, { slots, offsets, logits: this.logits(0, length) });
         this.draw(0, length, history);
       });
       this.#graphs.set(key, graph);

@@ -1,7 +1,6 @@
 import { SpkvError } from '../errors.js';
-import { ActivationMemory } from '../model/activations.js';
-import { forward, project } from '../model/forward.js';
 import type { Model } from '../model/model.js';
+import type { StepMemory } from '../model/network.js';
 import type { Device, PoolStats } from '../ops.js';
 import type { Batch } from './batch.js';
 import type { Choice } from './choice.js';
@@ -13,7 +12,7 @@ import { Rows } from './rows.js';
 export class Runner {
   readonly #model: Model;
   readonly #device: Device;
-  readonly #memory: ActivationMemory;
+  readonly #memory: StepMemory;
   readonly #rows: Rows;
   readonly #onPool: (stats: PoolStats) => void;
 
@@ -21,7 +20,7 @@ export class Runner {
   constructor(model: Model, maxSequences: number, stepTokens: number, onPool: (stats: PoolStats) => void) {
     this.#model = model;
     this.#device = model.device;
-    this.#memory = new ActivationMemory(model.device, model.config, model.network.weights, stepTokens);
+    this.#memory = model.network.createMemory(stepTokens);
     this.#rows = new Rows(model.network, model.cache, this.#memory, maxSequences);
     this.#onPool = onPool;
   }
@@ -85,7 +84,7 @@ export class Runner {
 
   /** Enqueues a step with pieces of prompts, behind the rows. */
   #mixed({ rows, pieces }: Batch): void {
-    const { network, cache } = this.#model;
+    const { cache } = this.#model;
     const ids = rows.map((choice) => choice.ids[choice.read]!);
     const offsets = [...rows.keys(), rows.length];
     for (const piece of pieces) {
@@ -93,13 +92,12 @@ export class Runner {
       offsets.push(ids.length);
     }
     const sequences = [...rows, ...pieces.map(({ choice }) => choice)];
-    const a = this.#memory.take(ids.length);
-    a.ids.write(Int32Array.from(ids));
+    const step = this.#memory.take(ids.length);
+    step.ids.write(Int32Array.from(ids));
     using slots = this.#device.from(Int32Array.from(sequences, ({ sequence }) => sequence!.slot));
     using starts = this.#device.from(Int32Array.from(offsets));
-    forward(network, a, cache, { slots, offsets: starts });
-    if (rows.length === 0) return;
-    project(network, this.#rows.logits(0, rows.length), a.normed.slice(0, 0, rows.length));
+    if (rows.length === 0) return step.forward(cache, { slots, offsets: starts });
+    step.forward(cache, { slots, offsets: starts, logits: this.#rows.logits(0, rows.length) });
     this.#rows.draw(0, rows.length);
   }
 

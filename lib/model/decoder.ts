@@ -1,7 +1,6 @@
 import { resolveSampling, type SamplingOptions } from '../sampling-options.js';
 import type { Device, Graph, KvCache, Sequence, Tensor } from '../ops.js';
-import { ActivationMemory } from './activations.js';
-import { forward, type Network, project } from './forward.js';
+import type { Network } from './network.js';
 import { Sampler } from './sampler.js';
 
 /** One sequence of a {@link Decoder}. */
@@ -34,20 +33,19 @@ export class Decoder implements Disposable {
     for (const [row, { prompt }] of rows.entries()) {
       if (prompt) sampler.recordPrompt(row, device.from(Int32Array.from(prompt)));
     }
-    const memory = new ActivationMemory(device, network.config, network.weights, rows.length);
-    const activations = memory.take(rows.length);
+    const memory = network.createMemory(rows.length);
+    const step = memory.take(rows.length);
     const slots = device.from(Int32Array.from(rows, ({ sequence }) => sequence.slot));
     const offsets = device.from(Int32Array.from({ length: rows.length + 1 }, (_, row) => row));
     this.#device = device;
     this.#rows = rows;
-    this.#ids = activations.ids;
+    this.#ids = step.ids;
     this.#ids.write(Int32Array.from(rows, ({ next }) => next));
-    this.#logits = device.tensor('f32', [rows.length, vocabSize]);
+    const logits = (this.#logits = device.tensor('f32', [rows.length, vocabSize]));
     this.#graph = device.capture(() => {
-      forward(network, activations, cache, { slots, offsets });
-      project(network, this.#logits, activations.normed);
+      step.forward(cache, { slots, offsets, logits });
       // After the insertion: a step that the pool refuses samples nothing and can be run again.
-      sampler.sample(this.#ids, this.#logits, activations.positions);
+      sampler.sample(this.#ids, logits, step.positions);
     });
     this.#owned = [sampler, memory, slots, offsets, this.#logits];
   }

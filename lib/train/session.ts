@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { SpkvError } from '../errors.js';
-import { type CheckpointContent, type Checkpoints, type RunState, writeDirectory } from './checkpoints.js';
+import { type CheckpointContent, type Checkpoints, type RunState, writeCheckpoint } from './checkpoints.js';
 import type { Batch, Batches } from './data/batches.js';
 import type { TrainingData } from './data/open.js';
 import { flopsPerToken } from './flops.js';
@@ -143,7 +143,7 @@ export class Session {
     if (this.#saved !== step) await this.#save();
     const model = join(out, 'model');
     if (reason === 'finished') {
-      await writeDirectory(model, this.#content());
+      await writeCheckpoint(model, this.#content());
       if (settings.needles > 0) await this.#recall(model);
     }
     await this.#tell({ kind: 'end', step, reason });

@@ -16,7 +16,7 @@ import { Session } from './session.js';
 import { checkOutput } from './space.js';
 import { TrainingStep } from './step.js';
 import { countedThresholds } from './validate.js';
-import { writeWhole } from './write-whole.js';
+import { writeWhole } from '../write.js';
 
 /** What a run tells while it goes on: its log as it is written, and how far the text has been tokenised. */
 export type TrainEvent = LogRecord | { kind: 'tokenise'; done: number; total: number };

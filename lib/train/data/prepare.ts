@@ -5,7 +5,7 @@ import { SpkvError } from '../../errors.js';
 import { failure, fileError, kindOf } from '../../files.js';
 import { readOptionalJson } from '../../json.js';
 import type { Tokenizer } from '../../text/tokenizer.js';
-import { writeWhole } from '../write-whole.js';
+import { writeWhole } from '../../write.js';
 import { type Cursor, type Piece, readBlocks } from './documents.js';
 import type { SourceFile } from './sources.js';
 import { DOCUMENT_BYTES, DOCUMENTS, packDocument, packTokens, STATE, tokenBytes, TokenFile, TOKENS } from './token-file.js';
