@@ -15,6 +15,7 @@ export { evaluate, type EvaluateOptions, type Evaluation, WINDOW_ONLY } from './
 export type { GenerateOptions, Generation, GenerationResult } from './generate.js';
 export { Decoder, type DecoderRow } from './model/decoder.js';
 export { Model, type ModelOptions, type PrefillOptions, type StepInput } from './model/model.js';
+export type { NetworkConfig } from './model/network.js';
 export { type CacheReport, reportCache } from './report.js';
 export type { SamplingOptions } from './sampling-options.js';
 export { Session } from './session.js';

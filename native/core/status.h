@@ -19,6 +19,8 @@ enum class Code {
   kAborted,
   kFile,
   kUnsupported,
+  kNative,
+  kOnnxruntime,
   kInternal,
 };
 
