@@ -14,6 +14,8 @@ export type CacheHandle = Handle<'cache'>;
 export type GraphHandle = Handle<'graph'>;
 export type CommunicatorHandle = Handle<'communicator'>;
 export type SubmissionHandle = Handle<'submission'>;
+export type GraphSessionHandle = Handle<'graph session'>;
+export type ChannelHandle = Handle<'channel'>;
 type Optional = TensorHandle | null;
 
 /** Element types, by their number in the binary. */
@@ -163,6 +165,20 @@ export interface Native {
   ): void;
   squaredNorm(out: TensorHandle, x: TensorHandle): void;
   clipFactor(factor: TensorHandle, norm: TensorHandle, squaredNorms: TensorHandle, scale: number, limit: number): void;
+
+  openGraph(device: DeviceHandle, libraryPath: string, graphPath: string, threads: number): Promise<GraphSessionHandle>;
+  runGraph(
+    logits: Optional, keys: TensorHandle, values: TensorHandle, utilities: Optional, session: GraphSessionHandle,
+    cache: CacheHandle, ids: TensorHandle, positions: TensorHandle, slots: TensorHandle, offsets: TensorHandle,
+    rows: Optional, vocabulary: number,
+  ): void;
+  disposeGraph(session: GraphSessionHandle): void;
+  openChannel(device: DeviceHandle): { channel: ChannelHandle; farEnd: number };
+  greetChannel(channel: ChannelHandle): Promise<void>;
+  exchange(
+    channel: ChannelHandle, part: number, tokens: number, rows: number, outputCount: number, ...tensors: TensorHandle[]
+  ): void;
+  disposeChannel(channel: ChannelHandle): void;
 }
 
 const root = fileURLToPath(new URL('..', import.meta.url));

@@ -1,13 +1,12 @@
 import { totalmem } from 'node:os';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js';
-import type { ModelConfig } from '../checkpoint/config.js';
 import { abortSignal, callback, integer, invalid, number, oneOf, options } from '../check.js';
 import { SpkvError } from '../errors.js';
 import * as ops from '../ops.js';
 import { Device, type DeviceOptions, type KvCache, openDevice, type Sequence } from '../ops.js';
 import { Decoder, type DecoderRow } from './decoder.js';
 import { LlamaNetwork } from './llama-network.js';
-import type { Batch, Network, Step, StepMemory } from './network.js';
+import type { Batch, Network, NetworkConfig, Step, StepMemory } from './network.js';
 import { inverseFrequencies } from './rope.js';
 import { checkTokenIds } from './token-ids.js';
 import { loadWeights } from './weights.js';
@@ -119,7 +118,7 @@ export function openModelDevice(given: ModelOptions): Device {
 /** A model on a device, at the level of token ids. */
 export class Model implements Disposable {
   readonly checkpoint: NetworkFiles;
-  readonly config: ModelConfig;
+  readonly config: NetworkConfig;
   readonly device: Device;
   readonly cache: KvCache;
   /** True without predictors: every pair is kept. */

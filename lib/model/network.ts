@@ -1,12 +1,18 @@
-import type { ModelConfig } from '../checkpoint/config.js';
+import type { ModelConfig, SpkvConfig } from '../checkpoint/config.js';
 import type { KvCache, Tensor } from '../ops.js';
+
+/** What must be known of a network, whatever computes it. */
+export type NetworkConfig = Pick<ModelConfig, 'layers' | 'heads' | 'kvHeads' | 'headDim' | 'hiddenSize' | 'vocabSize' | 'maxPositions' | 'bosTokenId' | 'eosTokenIds'> & {
+  /** Undefined for a dense model. */
+  readonly spkv: Pick<SpkvConfig, 'window' | 'threshold'> | undefined;
+};
 
 /**
  * What Model, Decoder and Engine need of a network, whoever computes it: the operations of this library
  * (llama-network.ts), or a runtime for graphs that leaves attention to this library.
  */
 export interface Network {
-  readonly config: ModelConfig;
+  readonly config: NetworkConfig;
   /** True without predictors: every pair is kept. */
   readonly dense: boolean;
   /** How a cache stores keys and values unless told otherwise. */

@@ -38,6 +38,10 @@ const char* code_name(Code code) {
       return "UNSUPPORTED";
     case Code::kRank:
       return "RANK";
+    case Code::kNative:
+      return "NATIVE";
+    case Code::kOnnxruntime:
+      return "ONNXRUNTIME";
     case Code::kInternal:
       break;
   }

@@ -65,6 +65,7 @@ struct CommunicatorHandle {
   static constexpr const char* kName = "communicator";
   std::shared_ptr<DeviceState> state;
   std::shared_ptr<Communicator> communicator;
+  const std::shared_ptr<Communicator>& resource() const { return communicator; }
 };
 
 struct GraphHandle {

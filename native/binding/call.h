@@ -51,7 +51,18 @@ class Call {
   int64_t integer(const char* name, int64_t min, int64_t max);
   bool boolean(const char* name);
   CacheHandle& cache(const char* name);
-  CommunicatorHandle& communicator(const char* name);
+  // A tensor of any shape whose elements lie one after another.
+  View contiguous(const char* name, bool written);
+  const Operations& operations() const { return state_->device->operations(); }
+  // The next argument as a handle that is held while the work is in flight.
+  template <typename Handle>
+  Handle& handle(const char* name) {
+    Handle& handle = unwrap<Handle>(env_, next(), name);
+    check(handle.resource() != nullptr, Code::kDisposed,
+          std::string("the ") + Handle::kName + " has been disposed");
+    hold(handle.state, handle.resource(), name);
+    return handle;
+  }
 
   // The number that a letter stands for.
   int64_t dimension(char letter) const;
@@ -62,6 +73,12 @@ class Call {
   void distinct(const View& a, const char* a_name, const View& b, const char* b_name);
   void check(bool condition, Code code, const std::string& message);
 
+  // A command that is no operation of the device.
+  void enqueue(Command command) {
+    state_->device->stream().enqueue([command = std::move(command), held = std::move(held_)](
+                                         Execution& execution) { return command(execution); });
+  }
+
   template <typename Params>
   void enqueue(const Params& params, Status (*Operations::*operation)(const Params&, Execution&)) {
     auto function = state_->device->operations().*operation;
@@ -69,9 +86,6 @@ class Call {
       return function(params, execution);
     });
   }
-
-  // Work that is no operation of the table. It holds what it needs.
-  void enqueue(Command command) { state_->device->stream().enqueue(std::move(command)); }
 
  private:
   struct Dimension {

@@ -73,7 +73,7 @@ Napi::Value connect_communicator(const Napi::CallbackInfo& info) {
 Napi::Value all_reduce(const Napi::CallbackInfo& info) {
   refuse_capture(info, communicator_argument(info));
   Call call(info, "allReduce");
-  std::shared_ptr<Communicator> communicator = call.communicator("communicator").communicator;
+  std::shared_ptr<Communicator> communicator = call.handle<CommunicatorHandle>("communicator").communicator;
   View x = call.output("x", kF32, "N");
   std::shared_ptr<Storage> storage = unwrap<TensorHandle>(info.Env(), info[1], "x").storage;
   call.enqueue([communicator = std::move(communicator), x, storage = std::move(storage)](Execution&) {

@@ -76,7 +76,14 @@
   X(crossEntropy, cross_entropy)                      \
   X(adamW, adam_w)                                    \
   X(squaredNorm, squared_norm)                        \
-  X(clipFactor, clip_factor)
+  X(clipFactor, clip_factor)                          \
+  X(openGraph, open_graph)                            \
+  X(runGraph, run_graph)                              \
+  X(disposeGraph, dispose_graph)                      \
+  X(openChannel, open_channel)                        \
+  X(greetChannel, greet_channel)                      \
+  X(exchange, exchange)                               \
+  X(disposeChannel, dispose_channel)
 
 namespace spkv {
 namespace binding {

@@ -20,6 +20,8 @@ enum class Code {
   kFile,
   kUnsupported,
   kRank,
+  kNative,
+  kOnnxruntime,
   kInternal,
 };
 
