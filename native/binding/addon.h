@@ -61,7 +61,7 @@ struct CacheHandle {
 };
 
 struct CommunicatorHandle {
-  static constexpr napi_type_tag kTag = {0x53504b5600000006, 0xb83d4f6e21a7c950};
+  static constexpr napi_type_tag kTag = {0x53504b5600000008, 0xb83d4f6e21a7c950};
   static constexpr const char* kName = "communicator";
   std::shared_ptr<DeviceState> state;
   std::shared_ptr<Communicator> communicator;
