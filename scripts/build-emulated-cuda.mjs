@@ -67,7 +67,7 @@ export async function buildEmulatedCuda({ sanitize = false, tests = false } = {}
   mkdirSync(directory, { recursive: true });
   const flags = [...FLAGS, ...(sanitize ? SANITIZE : ['-O3'])];
   const emulator = below('test/cuda/emulator', /\.cc$/).filter((file) => !file.endsWith('cublaslt.cc'));
-  const core = ['cache', 'mapped_file', 'saved_sequence', 'status', 'stream'].map((name) => `native/core/${name}.cc`);
+  const core = ['cache', 'mapped_file', 'saved_sequence', 'status', 'step_checks', 'stream'].map((name) => `native/core/${name}.cc`);
   const backend = [...below('native/cuda', /\.(cu|cc)$/), ...core, ...emulator];
   const products = ['test/cuda/emulator/cublaslt.cc'].filter((file) => existsSync(join(root, file)));
   const programs = tests ? [...below('test/cuda', /\.cu$/), ...below('test/cuda/emulator/test', /\.cc$/)] : [];
