@@ -70,7 +70,7 @@ export async function buildEmulatedCuda({ sanitize = false, tests = false } = {}
   const standIns = { 'libcublasLt.so': 'test/cuda/emulator/cublaslt.cc', 'libnccl.so': 'test/cuda/emulator/nccl.cc' };
   const products = Object.values(standIns);
   const emulator = below('test/cuda/emulator', /\.cc$/).filter((file) => !products.includes(file));
-  const core = ['cache', 'mapped_file', 'saved_sequence', 'status', 'stream'].map((name) => `native/core/${name}.cc`);
+  const core = ['cache', 'mapped_file', 'saved_sequence', 'status', 'step_checks', 'stream'].map((name) => `native/core/${name}.cc`);
   const backend = [...below('native/cuda', /\.(cu|cc)$/), ...core, ...emulator];
   const programs = tests ? [...below('test/cuda', /\.cu$/), ...below('test/cuda/emulator/test', /\.cc$/)] : [];
   const all = await objects(directory, flags, [...backend, ...products, ...programs]);
