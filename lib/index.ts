@@ -6,6 +6,7 @@ export type { ModelConfig, SpkvConfig } from './checkpoint/config.js';
 export { Device, type DeviceOptions, openDevice } from './device.js';
 export { Engine } from './engine/engine.js';
 export type { TextEvent, TextToken } from './engine/events.js';
+export type { KeptToken } from './engine/kept.js';
 export type { TokenLogprobs } from './engine/logprobs.js';
 export type { EngineOptions, RequestOptions } from './engine/options.js';
 export type { Request, RequestResult, RequestTiming } from './engine/request.js';

@@ -4,6 +4,7 @@ import type { StepMemory } from '../model/network.js';
 import type { Device, PoolStats } from '../ops.js';
 import type { Batch } from './batch.js';
 import type { Choice } from './choice.js';
+import { keptOf } from './kept.js';
 import { tokenLogprobs } from './logprobs.js';
 import { Rows } from './rows.js';
 
@@ -47,6 +48,7 @@ export class Runner {
     const inserted = (await first!.sequence!.stats()).length > first!.read;
     if (inserted) {
       // Only the drawing has failed.
+      await this.#device.submit(() => this.#readKept(batch));
       this.#advance(batch);
       for (const [row, choice] of rows.entries()) {
         const one = { ...batch, rows: [choice], drawn: batch.drawn.subarray(row, row + 1), logprobs: [undefined] };
@@ -74,7 +76,7 @@ export class Runner {
       if (rows.length > 0) this.#rows.bind(rows);
       if (pieces.length > 0) this.#mixed(batch);
       else this.#rows.step();
-      return Promise.all([this.#read(batch, 0), this.#model.cache.stats().then(this.#onPool)]);
+      return Promise.all([this.#read(batch, 0), this.#readKept(batch), this.#model.cache.stats().then(this.#onPool)]);
     });
     this.#advance(batch);
     this.#rows.drawn(batch.drawn);
@@ -118,6 +120,19 @@ export class Runner {
     const [tokens, all] = await Promise.all([ids as Promise<Int32Array>, Promise.all(logits)]);
     drawn.set(tokens);
     for (const [row, found] of all.entries()) if (found) logprobs[row] = tokenLogprobs(found.values, drawn[row]!, found.count);
+  }
+
+  /** Asks what is kept of the tokens of the last step, where somebody wants to know. */
+  async #readKept({ rows, pieces, kept }: Batch): Promise<void> {
+    const parts = [...rows.map((choice) => ({ choice, count: 1 })), ...pieces.map(({ choice, ids }) => ({ choice, count: ids.length }))];
+    if (parts.every(({ choice }) => !choice.kept)) return;
+    const tokens = parts.reduce((sum, { count }) => sum + count, 0);
+    const utilities = (await this.#memory.take(tokens).utilities?.read()) as Float32Array | undefined;
+    let start = 0;
+    for (const { choice, count } of parts) {
+      if (choice.kept) kept.set(choice, keptOf(this.#model.cache, utilities, choice.request.options.threshold, start, start + count));
+      start += count;
+    }
   }
 
   #advance({ rows, pieces }: Batch): void {
