@@ -103,6 +103,6 @@ function finiteHalves(floats: Float32Array, name: string): Uint16Array {
 
 function checkFinite(floats: Float32Array, name: string): void {
   let at = 0;
-  while (at < floats.length && floats[at]! - floats[at]! === 0) at++; // NaN for NaN and infinities
+  while (at < floats.length && (floats[at]! * 0) === 0) at++; // NaN otherwise
   if (at < floats.length) throw new SpkvError('NON_FINITE', `Tensor "${name}" has the value ${floats[at]}`);
 }
