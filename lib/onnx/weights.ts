@@ -7,6 +7,10 @@ import { type GraphBuilder, MICROSOFT } from './graph.js';
 import { BLOCK, blocksPerRow, quantize } from './quantize.js';
 import type { StoredTensor, WeightsFile } from './weights-file.js';
 
+const { abs } = Math; // in loops over every weight of a model
+/** The largest number that an f32 holds. */
+const LARGEST = 3.4028234663852886e38;
+
 /** How the matrices of an exported model are stored. Vectors and predictors are f32 always. */
 export const ONNX_DTYPES = ['f32', 'f16', 'int8', 'int4'] as const;
 export type OnnxDtype = (typeof ONNX_DTYPES)[number];
@@ -103,6 +107,6 @@ function finiteHalves(floats: Float32Array, name: string): Uint16Array {
 
 function checkFinite(floats: Float32Array, name: string): void {
   let at = 0;
-  while (at < floats.length && (floats[at]! * 0) === 0) at++; // NaN otherwise
+  while (at < floats.length && abs(floats[at]!) <= LARGEST) at++;
   if (at < floats.length) throw new SpkvError('NON_FINITE', `Tensor "${name}" has the value ${floats[at]}`);
 }
