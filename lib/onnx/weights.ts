@@ -95,12 +95,14 @@ function bytesOf(array: Float32Array | Uint16Array): Uint8Array {
 
 function finiteHalves(floats: Float32Array, name: string): Uint16Array {
   const halves = floatsToHalves(floats);
-  const at = halves.findIndex((bits) => (bits & 0x7c00) === 0x7c00);
-  if (at >= 0) throw new SpkvError('UNSUPPORTED', `Tensor "${name}" has the value ${floats[at]}, which f16 cannot hold; export as f32, int8 or int4`);
+  let at = 0;
+  while (at < halves.length && (halves[at]! & 0x7c00) !== 0x7c00) at++;
+  if (at < halves.length) throw new SpkvError('UNSUPPORTED', `Tensor "${name}" has the value ${floats[at]}, which f16 cannot hold; export as f32, int8 or int4`);
   return halves;
 }
 
 function checkFinite(floats: Float32Array, name: string): void {
-  const at = floats.findIndex((value) => !Number.isFinite(value));
-  if (at >= 0) throw new SpkvError('NON_FINITE', `Tensor "${name}" has the value ${floats[at]}`);
+  let at = 0;
+  while (at < floats.length && (floats[at]! * 0) === 0) at++; // NaN otherwise
+  if (at < floats.length) throw new SpkvError('NON_FINITE', `Tensor "${name}" has the value ${floats[at]}`);
 }
