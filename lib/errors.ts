@@ -12,6 +12,7 @@ export type ErrorCode =
   | 'ABORTED' // cancelled while enqueued work was still running
   | 'OVERLOADED' // too many requests wait already; come again later
   | 'DEADLINE' // a request has not ended in the time that it had
+  | 'RANK' // a process of a data-parallel run is missing, has ended, or is of another run
   | 'FILE' // a missing, malformed, truncated or mismatched file
   | 'UNSUPPORTED' // valid, but not something that spkv honours
   | 'NATIVE' // a native library is missing or could not be loaded

@@ -10,7 +10,8 @@ export function halvesToFloats(halves: Uint16Array): Float32Array {
   return floats;
 }
 
-function halfToFloat(bits: number): number {
+/** One binary16 as a number. */
+export function halfToFloat(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 31;
   const fraction = bits & 1023;

@@ -12,6 +12,7 @@ export type DeviceHandle = Handle<'device'>;
 export type TensorHandle = Handle<'tensor'>;
 export type CacheHandle = Handle<'cache'>;
 export type GraphHandle = Handle<'graph'>;
+export type CommunicatorHandle = Handle<'communicator'>;
 export type SubmissionHandle = Handle<'submission'>;
 export type GraphSessionHandle = Handle<'graph session'>;
 export type ChannelHandle = Handle<'channel'>;
@@ -71,6 +72,15 @@ export interface Native {
   readTensor(tensor: TensorHandle): Promise<TypedArray>;
   disposeTensor(tensor: TensorHandle): void;
   createPacked(device: DeviceHandle, dtype: number, n: number, k: number): TensorHandle;
+
+  communicatorId(device: DeviceHandle): Uint8Array;
+  createCommunicator(device: DeviceHandle, id: Uint8Array, rank: number, size: number): CommunicatorHandle;
+  connectCommunicator(communicator: CommunicatorHandle): Promise<void>;
+  allReduce(communicator: CommunicatorHandle, x: TensorHandle): void;
+  joinReductions(communicator: CommunicatorHandle): void;
+  communicatorFailure(communicator: CommunicatorHandle): void;
+  abortCommunicator(communicator: CommunicatorHandle): void;
+  disposeCommunicator(communicator: CommunicatorHandle): Promise<void>;
 
   pageBytes(device: DeviceHandle, headDim: number, dtype: number): number;
   createCache(

@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path';
 const LAYERS = [
   ['errors', 'check', 'json', 'files', 'write', 'half', 'random', 'heat-color', 'version'],
   ['native'],
-  ['tensor', 'device', 'cache', 'ops'],
+  ['tensor', 'device', 'cache', 'communicator', 'ops'],
   ['checkpoint/', 'text/', 'sampling-options'],
   ['model/'],
   ['onnx/'],
@@ -21,7 +21,7 @@ const LAYERS = [
   ['cli/'],
 ];
 /** The files of lib/ that hold handles of the binary. */
-const DOOR = ['ops', 'tensor', 'device', 'cache', 'onnxruntime/native-session'];
+const DOOR = ['ops', 'tensor', 'device', 'cache', 'communicator', 'onnxruntime/native-session'];
 /** What the folders of native/ may include from one another. */
 const NATIVE: Record<string, string[]> = {
   core: ['core'],

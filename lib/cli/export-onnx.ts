@@ -44,5 +44,5 @@ async function run(flags: Flags): Promise<void> {
 
 export function summary(out: string, { dtype, graph, parts }: OnnxManifest): string {
   const forms = [...(parts ? [`${parts.length} parts`] : []), ...(graph ? [`one graph (${graph})`] : [])];
-  return `Wrote ${shortPath(out)}: ${forms.join(' and ')}, weights ${dtype}.\n`;
+  return `Wrote ${shortPath(out)}: ${forms.join(' and ')}${dtype === 'mixed' ? '' : `, weights ${dtype}`}.\n`;
 }

@@ -1,5 +1,6 @@
 import { Command, type OutputConfiguration } from 'commander';
 import { packageVersion } from '../version.js';
+import { registerAdaptOnnx } from './adapt-onnx.js';
 import { registerBench } from './bench.js';
 import { registerBuild } from './build.js';
 import { registerChat } from './chat.js';
@@ -29,6 +30,7 @@ export function createProgram(output: OutputConfiguration = {}): Command {
   registerInspect(program);
   registerTrain(program);
   registerExportOnnx(program);
+  registerAdaptOnnx(program);
   registerDemo(program);
   registerBench(program);
   registerBuild(program);

@@ -2,15 +2,14 @@ import { openCheckpoint } from '../checkpoint/checkpoint.js';
 import type { ModelConfig } from '../checkpoint/config.js';
 import { checkedWeightPlan } from '../checkpoint/weights.js';
 import { abortSignal, callback, oneOf, options, string } from '../check.js';
-import { checkOutput, WEIGHTS, writeFolder } from './folder.js';
-import { ONNX_FORMS, oneGraph, parts } from './forms.js';
+import { checkOutput, WEIGHTS, writeFolder, writeForms } from './folder.js';
+import { type OnnxForm, ONNX_FORMS } from './forms.js';
+import { GraphBuilder } from './graph.js';
 import type { OnnxManifest } from './manifest.js';
 import { Network } from './network.js';
-import { loadCodec, type ModelProto } from './schema.js';
+import { loadCodec } from './schema.js';
 import { ONNX_DTYPES, type OnnxDtype, Weights } from './weights.js';
 import { WeightsFile } from './weights-file.js';
-
-export type OnnxForm = (typeof ONNX_FORMS)[number];
 
 export interface ExportOptions {
   /** How the matrices are stored: f32, f16, or in blocks of 8 or 4 bits. Defaults to 'f32'. */
@@ -49,23 +48,12 @@ export async function exportOnnx(dir: string, out: string, opts?: ExportOptions)
   const plan = checkedWeightPlan(checkpoint);
   const file = new WeightsFile(WEIGHTS);
   const network = new Network(checkpoint.config, plan, new Weights(checkpoint, file, dtype));
-  const graphs = new Map<string, ModelProto>();
-  const manifest: OnnxManifest = { version: 1, dtype, weights: WEIGHTS, ...describe(checkpoint.config) };
-  if (form !== 'parts') {
-    manifest.graph = 'model.onnx';
-    graphs.set(manifest.graph, oneGraph(network).build());
-  }
-  if (form !== 'graph') {
-    manifest.parts = [];
-    for (const part of parts(network)) {
-      manifest.parts.push(`${part.name}.onnx`);
-      graphs.set(`${part.name}.onnx`, part.build());
-    }
-  }
+  const graphs = writeForms(network, form, (name) => new GraphBuilder(name));
   if (plan.dense) onWarning?.(`${dir}: no utility predictors; the exported model runs dense`);
   const unread = checkpoint.unread();
   if (unread.length > 0) onWarning?.(`${dir}: ${unread.length} tensors are not part of the exported model: ${unread.slice(0, 5).join(', ')}`);
-  await writeFolder(out, { manifest, graphs, weights: file, from: dir }, codec, onProgress, signal);
+  const manifest: OnnxManifest = { version: 1, dtype, weights: WEIGHTS, ...graphs.names, ...describe(checkpoint.config) };
+  await writeFolder(out, { manifest, graphs: graphs.models, weights: file, from: dir }, codec, onProgress, signal);
   return manifest;
 }
 

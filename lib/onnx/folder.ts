@@ -3,6 +3,8 @@ import { dirname, join, resolve } from 'node:path';
 import { copyCompanions } from '../checkpoint/companions.js';
 import { failure, fileError, kindOf } from '../files.js';
 import { writeDirectory, writeWhole } from '../write.js';
+import { type NewGraph, oneGraph, type OnnxForm, parts, type SplitDecoder } from './forms.js';
+import type { GraphBuilder } from './graph.js';
 import { MANIFEST, type OnnxManifest } from './manifest.js';
 import type { Codec, ModelProto } from './schema.js';
 import type { WeightsFile } from './weights-file.js';
@@ -17,6 +19,24 @@ export interface FolderContent {
   weights: WeightsFile;
   /** Directory that config.json and the tokenizer come from. */
   from: string;
+}
+
+/** The graphs of the forms that are wanted, by file name, and what the manifest says of them. */
+export function writeForms(
+  decoder: SplitDecoder, form: OnnxForm | 'both', newGraph: NewGraph,
+): { models: Map<string, ModelProto>; names: Pick<OnnxManifest, 'graph' | 'parts'> } {
+  const models = new Map<string, ModelProto>();
+  const add = (graph: GraphBuilder) => {
+    models.set(`${graph.name}.onnx`, graph.build());
+    return `${graph.name}.onnx`;
+  };
+  return {
+    models,
+    names: {
+      ...(form !== 'parts' && { graph: add(oneGraph(decoder, newGraph)) }),
+      ...(form !== 'graph' && { parts: parts(decoder, newGraph).map(add) }),
+    },
+  };
 }
 
 /** Refuses an output directory that holds something else than an earlier export. Errors: FILE. */

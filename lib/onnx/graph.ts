@@ -1,6 +1,6 @@
 import { packageVersion } from '../version.js';
 import { type Element, elementCode } from './elements.js';
-import type { AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto } from './schema.js';
+import { type AttributeProto, type GraphProto, type ModelProto, type NodeProto, type TensorProto, toNumber, type ValueInfoProto } from './schema.js';
 import type { StoredTensor } from './weights-file.js';
 
 /** What onnxruntime 1.20 and later read: ONNX 1.17. */
@@ -21,10 +21,14 @@ export type Size = number | string;
 export class GraphBuilder {
   readonly #graph: Required<Pick<GraphProto, 'node' | 'initializer' | 'input' | 'output'>> = { node: [], initializer: [], input: [], output: [] };
   readonly #constants = new Map<string, string>();
-  readonly #stored = new Set<string>();
+  readonly #tensors = new Set<string>();
   #names = 0;
 
-  constructor(readonly name: string) {}
+  /** `base`: the model whose nodes are going to be in the graph, which says which operators it means. */
+  constructor(
+    readonly name: string,
+    private readonly base: Pick<ModelProto, 'ir_version' | 'opset_import' | 'functions'> = { ir_version: IR_VERSION, opset_import: [{ domain: '', version: OPSET }] },
+  ) {}
 
   input(name: string, element: Element, shape: readonly Size[]): string {
     this.#graph.input.push(valueInfo(name, element, shape));
@@ -58,9 +62,15 @@ export class GraphBuilder {
 
   /** A tensor of the weights file. */
   weight(tensor: StoredTensor): string {
-    if (!this.#stored.has(tensor.name)) this.#graph.initializer.push(externalTensor(tensor));
-    this.#stored.add(tensor.name);
-    return tensor.name;
+    return this.tensor(externalTensor(tensor));
+  }
+
+  /** A tensor by its declaration; one of a name is there once. */
+  tensor(tensor: TensorProto): string {
+    const name = tensor.name!;
+    if (!this.#tensors.has(name)) this.#graph.initializer.push(tensor);
+    this.#tensors.add(name);
+    return name;
   }
 
   /** Adds a node and gives the name of its first output. An empty input name stands for one that is left out. */
@@ -70,19 +80,27 @@ export class GraphBuilder {
     return output[0]!;
   }
 
+  /** Adds a node that is there already. */
+  append(node: NodeProto): void {
+    this.#graph.node.push(node);
+  }
+
   /** A name that no other value has. */
   fresh(stem: string): string {
     return `${stem}#${this.#names++}`;
   }
 
   build(): ModelProto {
-    const domains = new Set(this.#graph.node.map(({ domain }) => domain).filter((domain) => domain !== undefined));
+    const { ir_version, opset_import = [], functions = [] } = this.base;
+    const known = new Set(opset_import.map(({ domain = '' }) => domain));
+    const used = new Set([MICROSOFT, SPKV].filter((name) => !known.has(name) && this.#graph.node.some(({ domain }) => domain === name)));
     return {
-      ir_version: IR_VERSION,
+      ir_version: Math.max(toNumber(ir_version), IR_VERSION),
       producer_name: 'spkv',
       producer_version: packageVersion(),
-      opset_import: [{ domain: '', version: OPSET }, ...[...domains].map((domain) => ({ domain, version: 1 }))],
+      opset_import: [...opset_import, ...[...used].map((domain) => ({ domain, version: 1 }))],
       graph: { name: this.name, ...this.#graph },
+      functions,
     };
   }
 }

@@ -33,7 +33,7 @@ export class Weights {
 
   /** x [T, K] · weight [N, K]ᵀ + bias, with the weight as `dtype` says. */
   product(graph: GraphBuilder, x: string, weight: TensorRef, bias?: TensorRef): string {
-    if (this.dtype === 'f32') return this.exactProduct(graph, x, weight, bias);
+    if (this.dtype === 'f32') return graph.node('Gemm', [x, this.floats(graph, weight), ...this.#bias(graph, bias)], { transB: 1 });
     if (this.dtype === 'f16') {
       const widened = graph.node('Cast', [graph.weight(this.#stored(weight, 'f16'))], { to: 1 });
       return graph.node('Gemm', [x, widened, ...this.#bias(graph, bias)], { transB: 1 });
@@ -47,11 +47,6 @@ export class Weights {
       { K, N, bits, block_size: BLOCK, accuracy_level: 4 },
       { domain: MICROSOFT },
     );
-  }
-
-  /** The same with the weight in f32 always. */
-  exactProduct(graph: GraphBuilder, x: string, weight: TensorRef, bias?: TensorRef): string {
-    return graph.node('Gemm', [x, this.floats(graph, weight), ...this.#bias(graph, bias)], { transB: 1 });
   }
 
   #bias(graph: GraphBuilder, bias: TensorRef | undefined): string[] {

@@ -13,6 +13,8 @@ export interface StartRecord {
   steps: number;
   time: string;
   device: string;
+  /** Processes that train together, each on such a device. */
+  ranks: number;
   /** All settings, with their defaults. */
   settings: Readonly<Record<string, unknown>>;
   parameters: number;

@@ -24,6 +24,14 @@
   X(readTensor, read_tensor)                          \
   X(disposeTensor, dispose_tensor)                    \
   X(createPacked, create_packed)                      \
+  X(communicatorId, communicator_id)                  \
+  X(createCommunicator, create_communicator)          \
+  X(connectCommunicator, connect_communicator)        \
+  X(allReduce, all_reduce)                            \
+  X(joinReductions, join_reductions)                  \
+  X(communicatorFailure, communicator_failure)        \
+  X(abortCommunicator, abort_communicator)            \
+  X(disposeCommunicator, dispose_communicator)        \
   X(pageBytes, page_bytes)                            \
   X(createCache, create_cache)                        \
   X(disposeCache, dispose_cache)                      \

@@ -19,6 +19,7 @@ enum class Code {
   kAborted,
   kFile,
   kUnsupported,
+  kRank,
   kNative,
   kOnnxruntime,
   kInternal,

@@ -6,6 +6,7 @@ import { type Json, SPKV, tinyConfig, writeRandomCheckpoint } from '../support/c
 import { maxDifference, random } from '../support/device.js';
 import { temporaryDirectory } from '../support/files.js';
 import { golden, MODEL_DIR } from '../support/golden.js';
+import { runOneGraph } from '../support/onnx-one-graph.js';
 import { PartsModel } from '../support/onnx-parts.js';
 import { closeOnnx } from '../support/onnx-session.js';
 
@@ -53,6 +54,17 @@ describe('the bundled model in f32', () => {
       const expected = data.floats(`logits_${mode}`).subarray(start * 320, start * 320 + logits.length);
       expect(maxDifference(logits, expected)).toBeLessThan(LOGITS);
     }
+  });
+
+  test('as one graph it is the same, its operators told apart', async () => {
+    const { logits, utilities, attributes } = await runOneGraph(parts.dir, ids(), [...ids().keys()]);
+    expect(maxDifference(logits, data.floats('logits_dense').subarray(0, logits.length))).toBeLessThan(LOGITS);
+    expect(attributes).toEqual(Array.from({ length: 8 }, (_, layer) => ({ layer, layers: 8, num_heads: 4, kv_num_heads: 2, head_dim: 64, scale: 1 / 8, window: 128 })));
+    // The reference computes them from hidden states of the pruned model; the first layer's are the same.
+    const expected = data.floats('utilities');
+    const ours = [0, 1].flatMap((head) => Array.from({ length: TOKENS }, (_, token) => utilities[0]![2 * token + head]!));
+    expect(maxDifference(ours, [...expected.subarray(0, TOKENS), ...expected.subarray(640, 640 + TOKENS)])).toBeLessThan(1e-4);
+    expect((await runOneGraph(parts.dir, ids(), [])).logits).toHaveLength(0);
   });
 
   test('any rows of the logits can be asked for, and none', async () => {

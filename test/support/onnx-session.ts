@@ -2,8 +2,8 @@ import { fork, type ChildProcess } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
 export interface OnnxTensor {
-  readonly type: 'float32' | 'int64' | 'int32' | 'bool';
-  readonly data: Float32Array | BigInt64Array | Int32Array | Uint8Array;
+  readonly type: 'float32' | 'float16' | 'int64' | 'int32' | 'bool';
+  readonly data: Float32Array | Uint16Array | BigInt64Array | Int32Array | Uint8Array;
   readonly dims: readonly number[];
 }
 
