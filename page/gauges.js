@@ -33,7 +33,7 @@ export class Gauges {
   #figures = new Figures('server-figures');
   #meter = create('span', 'meter', create('span'));
   #line = new SpeedLine();
-  #speed = create('span');
+  #speed = create('span', '', '–');
   /** @type {{ at: number, written: number } | undefined} */
   #before;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -88,6 +88,25 @@ export class Gauges {
   #rate = create('span', 'rate', this.#speed, this.#line.element);
   #pages = create('span');
   #pool = create('span', 'pool', this.#pages, this.#meter);
+}
+
+/** How many there were a second, in the last second. */
+export class Rate {
+  /** @type {{ at: number, number: number }[]} */
+  #moments = [];
+
+  /** @param {number} number */
+  add(number) {
+    const now = performance.now();
+    this.#moments.push({ at: now, number });
+    while (this.#moments[0].at < now - 1000) this.#moments.shift();
+  }
+
+  get value() {
+    const [first, ...later] = this.#moments;
+    const span = (later.at(-1)?.at ?? 0) - first.at;
+    return span > 200 ? (1000 * later.reduce((sum, { number }) => sum + number, 0)) / span : 0;
+  }
 }
 
 /** The speed of the last minute as a line. */

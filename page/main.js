@@ -1,7 +1,7 @@
 import { Answer } from './answer.js';
 import { ApiError, get, setKey, stream } from './api.js';
 import { byId, count, create, percent, size, time } from './elements.js';
-import { Figures, Gauges } from './gauges.js';
+import { Figures, Gauges, Rate } from './gauges.js';
 import { HeatGrid } from './heat-grid.js';
 import { HeatText } from './heat-text.js';
 
@@ -87,7 +87,7 @@ async function write() {
     threshold: Number(threshold.value),
     stream: true,
     stream_options: { include_usage: true },
-    cache_report: 'tokens',
+    report: 'tokens',
   };
   running = new AbortController();
   busy(true);
@@ -119,6 +119,7 @@ async function receive(events) {
   const begun = performance.now();
   let first = 0;
   let outcome = '';
+  const lately = new Rate();
   for await (const { choices: [choice], usage } of events) {
     if (choice?.kept) answer.read(choice.kept);
     const piece = choice?.text ?? choice?.delta?.content ?? '';
@@ -126,9 +127,9 @@ async function receive(events) {
       first ||= performance.now();
       answer.text += piece;
     }
-    const written = answer.tokens.filter((each) => each.written).length;
+    lately.add((choice?.kept ?? []).filter((/** @type {import('./answer.js').KeptFields} */ token) => token.written).length);
     if (first) figures.set('First token', `after ${time(first - begun)}`);
-    if (written > 1) figures.set('Speed', `${count(written / ((performance.now() - first) / 1000))} tokens/s`);
+    if (lately.value > 0) figures.set('Speed', `${count(lately.value)} tokens/s`);
     if (usage) outcome = finish(usage);
     soon();
   }
@@ -136,11 +137,14 @@ async function receive(events) {
 }
 
 /** @param {any} usage */
-function finish({ prompt_tokens, completion_tokens, prompt_tokens_details: { cached_tokens }, cache: [cache] }) {
+function finish({ prompt_tokens, completion_tokens, prompt_tokens_details: { cached_tokens }, timing, cache: [cache] }) {
   figures.set('Prompt', `${count(prompt_tokens)} tokens${cached_tokens > 0 ? `, ${count(cached_tokens)} of them from the cache` : ''}`);
   figures.set('Written', `${count(completion_tokens)} tokens`);
+  // By the server's clock: what it sent may have waited here.
+  figures.set('First token', `after ${time(timing.first_token_after)}`);
+  if (completion_tokens > 1) figures.set('Speed', `${count((1000 * (completion_tokens - 1)) / (timing.ended_after - timing.first_token_after))} tokens/s`);
   figures.set('Memory', `${size(cache.bytes)}; dense ${size(cache.dense_bytes)}`);
-  return `Done: ${count(completion_tokens)} tokens, ${percent(cache.density)} kept`;
+  return `Done: ${count(completion_tokens)} tokens, ${answer.left > 0 ? `${percent(cache.density)} kept` : 'all in the window'}`;
 }
 
 /** Shows what has come, once a frame. */
@@ -172,7 +176,7 @@ function busy(now) {
   if (!now) return;
   problem.hidden = true;
   status.textContent = 'Writing …';
-  byId('text').scrollIntoView({ block: 'nearest' });
+  if (matchMedia('(max-width: 56rem)').matches) byId('text').scrollIntoView({ block: 'nearest' });
 }
 
 function showTurns() {

@@ -4,9 +4,9 @@ import type { TextEvent } from '../engine/events.js';
 import type { RequestOptions } from '../engine/options.js';
 import type { Request, RequestResult } from '../engine/request.js';
 import { ApiError, apiError } from './api-error.js';
-import { KeptTexts, reportFields } from './cache-report.js';
 import type { SharedFields } from './fields.js';
 import { merge } from './merge.js';
+import { KeptTexts, reportOf } from './report.js';
 import type { Service } from './service.js';
 
 /** A prompt as the engine takes it. */
@@ -40,13 +40,13 @@ export interface Form {
 export async function answer(
   service: Service, request: FastifyRequest, reply: FastifyReply, fields: SharedFields, prompts: readonly Prompt[], options: RequestOptions, form: Form,
 ): Promise<object> {
-  const { stream_options, cache_report } = fields;
+  const { stream_options, report } = fields;
   const includeUsage = stream_options?.include_usage === true;
   if (stream_options && !fields.stream) {
     throw new ApiError(400, '"stream_options" needs "stream"', { param: 'stream_options', code: 'invalid_value' });
   }
-  if (cache_report && fields.stream && !includeUsage) {
-    throw new ApiError(400, 'With "stream", "cache_report" needs "include_usage" in "stream_options"', { param: 'cache_report', code: 'invalid_value' });
+  if (report && fields.stream && !includeUsage) {
+    throw new ApiError(400, 'With "stream", "report" needs "include_usage" in "stream_options"', { param: 'report', code: 'invalid_value' });
   }
   const n = options.n ?? 1;
   const { maxSequences } = service.engine;
@@ -54,10 +54,10 @@ export async function answer(
   const head = { ...form.head, created: Math.floor(Date.now() / 1000), model: service.options.name, system_fingerprint: service.fingerprint };
   const { answerTimeout: deadline } = service.options;
   const requests = begin(service, prompts, { ...options, ...(deadline > 0 && { deadline }), signal: whileConnected(reply) });
-  const keptTexts = cache_report === 'tokens' ? new KeptTexts(service.model, prompts, n) : undefined;
+  const keptTexts = report === 'tokens' ? new KeptTexts(service.model, prompts, n) : undefined;
   const usage = (results: readonly RequestResult[]) => {
     request.usage = usageOf(results);
-    return { ...request.usage, ...(cache_report && { cache: results.flatMap(({ choices }) => choices.map(({ cache }) => reportFields(cache))) }) };
+    return { ...request.usage, ...(report && reportOf(results)) };
   };
   if (!fields.stream) {
     const results = await all(requests);

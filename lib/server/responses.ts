@@ -43,7 +43,13 @@ const cache = object({
 
 const usage = object(
   { prompt_tokens: integer, completion_tokens: integer, total_tokens: integer, prompt_tokens_details: object({ cached_tokens: integer }) },
-  { cache: list(cache, 'With cache_report: one for each text. An extension.') },
+  {
+    timing: {
+      ...object({ begun_after: number, first_token_after: number, ended_after: number }),
+      description: 'With report: milliseconds since the request came until its prompt was begun, until its first token and until its end. An extension.',
+    },
+    cache: list(cache, 'With report: one for each text. An extension.'),
+  },
 );
 
 const kept = list(
@@ -52,7 +58,7 @@ const kept = list(
     special: { ...string, description: 'Instead of text: the name of a special token.' },
     written: { type: 'boolean', description: 'True for tokens of the answer.' },
   }),
-  'With cache_report "tokens": the tokens that were read since the last event, those of the prompt first (with the first of its texts). The last token of a text is not read. An extension.',
+  'With report "tokens": the tokens that were read since the last event, those of the prompt first (with the first of its texts). The last token of a text is not read. An extension.',
 );
 
 const finishReason = { enum: ['stop', 'length', null] };

@@ -56,7 +56,7 @@ test('the text streams in, its heat map grows with it, and both end as the API h
   await page.getByRole('button', { name: 'Write' }).click();
   await page.getByText(/^Done: 1,500 tokens, \d+ % kept$/).waitFor();
   const seen = await page.evaluate(() => (window as unknown as { seen: { tokens: number; grid: string }[] }).seen);
-  const { body } = await running.post('/v1/completions', { model: 'code-6m-spkv', prompt: PROMPT, max_tokens: 1500, temperature: 0, cache_report: 'tokens' });
+  const { body } = await running.post('/v1/completions', { model: 'code-6m-spkv', prompt: PROMPT, max_tokens: 1500, temperature: 0, report: 'tokens' });
   const [cache] = body.usage.cache as { densities: number[][]; density: number; length: number }[];
   expect(await shownText(page)).toBe(`${body.choices[0].kept[0].special}${PROMPT}${body.choices[0].text}`);
   expect(await shownShares(page)).toEqual(cache!.densities.flat().map(percent));
@@ -69,7 +69,7 @@ test('the text streams in, its heat map grows with it, and both end as the API h
   expect(await page.locator('#text .written').count()).toBe(1499);
   const gone = (body.choices[0].kept as { heads: string }[]).slice(0, -model.cache.window).filter(({ heads }) => /^0+$/.test(heads)).length;
   expect(await page.locator('#text .gone').count()).toBe(gone);
-  expect(asked(watched)).toMatchObject({ prompt: PROMPT, threshold: 0.5, cache_report: 'tokens' });
+  expect(asked(watched)).toMatchObject({ prompt: PROMPT, threshold: 0.5, report: 'tokens' });
   expect(problems).toEqual([]);
   expect(requests.map((request) => new URL(request.url()).origin).filter((origin) => origin !== running.url)).toEqual([]);
   await page.context().close();
@@ -167,10 +167,11 @@ test('what a model writes is text, whatever it looks like', async () => {
   const { page, problems } = await openPage(browser, running.url);
   const evil = '<img src=x onerror="document.title=1"><script>document.title=1</script>&lt;b&gt;\u202e';
   const kept = [...`P${evil}`].map((text, i) => ({ text, heads: '8001', ...(i > 0 && { written: true }) }));
-  const cache = { densities: [], density: 1, bytes: 1, dense_bytes: 1 };
+  const cache = { density: 1, bytes: 1, dense_bytes: 1 };
+  const timing = { begun_after: 0, first_token_after: 1, ended_after: 2 };
   const events = [
     { choices: [{ index: 0, text: evil, kept: [...kept, { special: '<b>x</b>', heads: '0000', written: true }] }] },
-    { choices: [], usage: { prompt_tokens: 1, completion_tokens: 9, prompt_tokens_details: { cached_tokens: 0 }, cache: [cache] } },
+    { choices: [], usage: { prompt_tokens: 1, completion_tokens: 9, prompt_tokens_details: { cached_tokens: 0 }, timing, cache: [cache] } },
   ];
   await page.route('**/v1/completions', (route) => route.fulfill({ contentType: 'text/event-stream', body: `${events.map((event) => `data: ${JSON.stringify(event)}\n\n`).join('')}data: [DONE]\n\n` }));
   await page.getByRole('textbox', { name: 'Prompt' }).fill('P');

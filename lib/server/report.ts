@@ -1,16 +1,30 @@
-// What an answer tells of the cache, where the field `cache_report` asks for it.
+// What an answer tells of its making, where the field `report` asks for it.
 import type { KeptToken } from '../engine/kept.js';
+import type { RequestResult } from '../engine/request.js';
 import type { CacheReport } from '../report.js';
 import { StreamDecoder } from '../text/stream-decoder.js';
 import type { TextModel } from '../text-model.js';
 import type { Prompt } from './answer.js';
 
-/** 'summary': what each text holds, by layer and head; 'tokens': also which layers and heads keep each token. */
-export const CACHE_REPORTS = ['summary', 'tokens'] as const;
-export type CacheReportKind = (typeof CACHE_REPORTS)[number];
+/** 'summary': times, and what each text holds in the cache; 'tokens': also which layers and heads keep each token. */
+export const REPORTS = ['summary', 'tokens'] as const;
+export type ReportKind = (typeof REPORTS)[number];
 
-/** A report in the way of the API. */
-export function reportFields({ length, threshold, window, density, densities, pairs, densePairs, bytes, denseBytes }: CacheReport): object {
+/** What is added to the usage of an answer. */
+export function reportOf(results: readonly RequestResult[]): { timing: object; cache: object[] } {
+  const timings = results.map(({ timing }) => timing);
+  return {
+    // Of the whole answer, where it has several prompts.
+    timing: {
+      begun_after: Math.min(...timings.map(({ begunAfter }) => begunAfter!)),
+      first_token_after: Math.min(...timings.map(({ firstTokenAfter }) => firstTokenAfter!)),
+      ended_after: Math.max(...timings.map(({ endedAfter }) => endedAfter)),
+    },
+    cache: results.flatMap(({ choices }) => choices.map(({ cache }) => cacheFields(cache))),
+  };
+}
+
+function cacheFields({ length, threshold, window, density, densities, pairs, densePairs, bytes, denseBytes }: CacheReport): object {
   return { length, threshold, window, density, densities, pairs, dense_pairs: densePairs, bytes, dense_bytes: denseBytes };
 }
 

@@ -1,4 +1,4 @@
-// What answers tell of the cache, to clients that ask.
+// What answers tell of their making, to clients that ask.
 import { loadModel, type TextModel } from '../../lib/index.js';
 import { testDevice } from '../support/device.js';
 import { expectFree } from '../support/engine.js';
@@ -56,15 +56,17 @@ test('the summary is what the model itself reports of the same text', async () =
   const generation = model.generate(PROMPT, { maxTokens: 30, ignoreEos: true, threshold: 0.3 });
   await generation.text();
   const { densePairs: dense_pairs, denseBytes: dense_bytes, ...same } = (await generation.result).cache;
-  const { body } = await running.post('/v1/completions', { ...ASK, threshold: 0.3, cache_report: 'summary' });
+  const { body } = await running.post('/v1/completions', { ...ASK, threshold: 0.3, report: 'summary' });
   expect(body.usage.cache).toEqual([{ ...same, dense_pairs, dense_bytes }]);
   expect(body.choices[0]).not.toHaveProperty('kept');
-  const last = sseEvents((await running.post('/v1/completions', { ...ASK, ...STREAM, threshold: 0.3, cache_report: 'summary' })).body).at(-1);
+  const { begun_after, first_token_after, ended_after } = body.usage.timing;
+  expect([0, begun_after, first_token_after, ended_after].sort((a, b) => a - b)).toEqual([0, begun_after, first_token_after, ended_after]);
+  const last = sseEvents((await running.post('/v1/completions', { ...ASK, ...STREAM, threshold: 0.3, report: 'summary' })).body).at(-1);
   expect(last.usage.cache).toEqual(body.usage.cache);
 });
 
 test('what is told of each token adds up to the summary, streamed or not', async () => {
-  const { body } = await running.post('/v1/completions', { ...ASK, cache_report: 'tokens' });
+  const { body } = await running.post('/v1/completions', { ...ASK, report: 'tokens' });
   const [{ kept, text }] = body.choices as [{ kept: Kept[]; text: string }];
   expect(kept).toHaveLength(body.usage.total_tokens - 1);
   expect(kept[0]!.special).toMatch(/./);
@@ -72,7 +74,7 @@ test('what is told of each token adds up to the summary, streamed or not', async
   expect(kept.filter(({ written }) => written)).toHaveLength(29);
   expect(body.usage.cache[0].densities).toEqual(densities(kept));
   expect(new Set(kept.flatMap(bits)).size).toBe(2);
-  const events = sseEvents((await running.post('/v1/completions', { ...ASK, ...STREAM, cache_report: 'tokens' })).body);
+  const events = sseEvents((await running.post('/v1/completions', { ...ASK, ...STREAM, report: 'tokens' })).body);
   expect(events.flatMap(({ choices }) => choices.flatMap((choice: { kept: Kept[] }) => choice.kept))).toEqual(kept);
   // It comes with the text, not at the end.
   expect(events.filter(({ choices }) => choices[0]?.kept.length > 0).length).toBeGreaterThan(20);
@@ -80,7 +82,7 @@ test('what is told of each token adds up to the summary, streamed or not', async
 
 test('several prompts and texts: each is told its own, and its first text the prompt', async () => {
   const prompts = [PROMPT, PROMPT.slice(0, 170)];
-  const { body } = await running.post('/v1/completions', { ...ASK, prompt: prompts, n: 2, temperature: 1, seed: 3, cache_report: 'tokens' });
+  const { body } = await running.post('/v1/completions', { ...ASK, prompt: prompts, n: 2, temperature: 1, seed: 3, report: 'tokens' });
   expect(body.usage.cache).toHaveLength(4);
   for (const [i, { kept, text }] of (body.choices as { kept: Kept[]; text: string }[]).entries()) {
     const prompt = prompts[Math.floor(i / 2)]!;
@@ -94,7 +96,7 @@ test('a conversation is told from its first token, also where the cache has most
   const chat = await chatModel(root, { device });
   await using served = await startServer(chat, { name: 'tiny' });
   const messages = [{ role: 'user', content: 'hello' }];
-  const ask = { model: 'tiny', temperature: 0, max_completion_tokens: 40, ignore_eos: true, cache_report: 'tokens', ...STREAM };
+  const ask = { model: 'tiny', temperature: 0, max_completion_tokens: 40, ignore_eos: true, report: 'tokens', ...STREAM };
   const turn = async () => {
     const events = sseEvents((await served.post('/v1/chat/completions', { ...ask, messages })).body);
     const choices = events.flatMap((event) => event.choices as { kept: Kept[]; delta: { content?: string } }[]);
@@ -111,16 +113,16 @@ test('a conversation is told from its first token, also where the cache has most
 });
 
 test.each([
-  [{ cache_report: 'all' }, 'cache_report', /one of "summary", "tokens"/],
-  [{ cache_report: true }, 'cache_report', /but received true/],
-  [{ cache_report: 'tokens', stream: true }, 'cache_report', /include_usage/],
+  [{ report: 'all' }, 'report', /one of "summary", "tokens"/],
+  [{ report: true }, 'report', /but received true/],
+  [{ report: 'tokens', stream: true }, 'report', /include_usage/],
 ])('%j is refused', async (fields, param, message) => {
   const { status, body } = await running.post('/v1/completions', { ...ASK, ...fields });
   expect({ status, ...body.error }).toMatchObject({ status: 400, param, message: expect.stringMatching(message) });
 });
 
 test('the clients that know nothing of it leave it as it is', async () => {
-  const fields = { ...ASK, cache_report: 'tokens', stream: false } as const;
+  const fields = { ...ASK, report: 'tokens', stream: false } as const;
   const completion = await running.client.completions.create(fields);
   expect((completion.choices[0] as unknown as { kept: Kept[] }).kept.length).toBeGreaterThan(0);
 });
