@@ -9,6 +9,7 @@ const LAYERS = [
   ['native'],
   ['tensor', 'device', 'cache', 'ops'],
   ['checkpoint/', 'text/', 'sampling-options'],
+  ['constrain/'],
   ['model/'],
   ['session', 'report', 'evaluate', 'answer-options', 'generate', 'text-model'],
   ['engine/'],
