@@ -1,48 +1,41 @@
 // Characters as the bytes that stand for them: in UTF-8, or within a string of JSON.
-import { ALL, charactersOf, type CodePoints, complement, intersection } from './code-points.js';
-import { bytes, choice, literal, type Pattern, type Range, repeat, sequence } from './patterns.js';
+import { ALL, charactersOf, type CodePoints, complement, intersection, union } from './code-points.js';
+import { bytes, choice, literal, type Pattern, type Range, sequence } from './patterns.js';
 
 /** How one character of a set is written. */
 export type Write = (set: CodePoints) => Pattern;
 
-/** The last code points of one, two, three and four bytes, and the bits of their first bytes. */
-const FORMS: readonly { last: number; mark: number }[] = [
-  { last: 0x7f, mark: 0 }, { last: 0x7ff, mark: 0xc0 }, { last: 0xffff, mark: 0xe0 }, { last: 0x10ffff, mark: 0xf0 },
+/** First and last code points of one, two, three and four bytes, and the bits of their first bytes. */
+const FORMS: readonly { range: Range; mark: number }[] = [
+  { range: [0, 0x7f], mark: 0 }, { range: [0x80, 0x7ff], mark: 0xc0 }, { range: [0x800, 0xffff], mark: 0xe0 }, { range: [0x10000, 0x10ffff], mark: 0xf0 },
 ];
 
 /** In UTF-8. */
-export const writeUtf8: Write = (set) => {
-  const single: Range[] = [];
-  const longer: Pattern[] = [];
-  for (const range of intersection(set, ALL)) {
-    let [low] = range;
-    for (const [count, { last, mark }] of FORMS.entries()) {
-      const high = Math.min(range[1], last);
-      if (low > high) continue;
-      if (count === 0) single.push([low, high]);
-      else longer.push(...encoded(low, high, count, mark));
-      low = high + 1;
+export const writeUtf8: Write = (set) =>
+  choice(...FORMS.flatMap(({ range, mark }, count) => encoded(intersection(intersection(set, ALL), [range]), count, mark)));
+
+/**
+ * Numbers, six bits to a byte, as a first byte with `mark` and `count` more. First bytes after which the same may come are
+ * one way, so that what comes of it is small.
+ */
+function encoded(set: CodePoints, count: number, mark: number): Pattern[] {
+  if (count === 0) return set.length === 0 ? [] : [bytes(...set.map(([low, high]): Range => [mark | low, mark | high]))];
+  const size = 64 ** count;
+  const rests = new Map<number, Range[]>();
+  for (const [low, high] of set) {
+    for (let first = Math.floor(low / size); first * size <= high; first++) {
+      const rest: Range = [Math.max(0, low - first * size), Math.min(size - 1, high - first * size)];
+      rests.set(first, [...(rests.get(first) ?? []), rest]);
     }
   }
-  return choice(...(single.length > 0 ? [bytes(...single)] : []), ...longer);
-};
-
-/** The code points from `low` to `high` as sequences of a first byte with `mark` and `count` more: of each byte a range. */
-function encoded(low: number, high: number, count: number, mark: number): Pattern[] {
-  if (count === 0) return [bytes([mark | low, mark | high])];
-  const size = 64 ** count; // code points with the same first byte
-  const [first, last] = [Math.floor(low / size), Math.floor(high / size)];
-  const whole = (from: number, to: number) => sequence(bytes([mark | from, mark | to]), repeat(bytes([0x80, 0xbf]), count, count));
-  const within = (byte: number, from: number, to: number) =>
-    encoded(from, to, count - 1, 0x80).map((rest) => sequence(bytes([mark | byte, mark | byte]), rest));
-  if (first === last && !(low === first * size && high === (first + 1) * size - 1)) return within(first, low - first * size, high - first * size);
-  const begun = low === first * size ? first : first + 1;
-  const ended = high === (last + 1) * size - 1 ? last : last - 1;
-  return [
-    ...(begun > first ? within(first, low - first * size, size - 1) : []),
-    ...(begun <= ended ? [whole(begun, ended)] : []),
-    ...(ended < last ? within(last, 0, high - last * size) : []),
-  ];
+  const ways = new Map<string, { firsts: Range[]; rest: CodePoints }>();
+  for (const [first, rest] of rests) {
+    const key = rest.join(';');
+    const way = ways.get(key) ?? { firsts: [], rest };
+    way.firsts.push([mark | first, mark | first]);
+    ways.set(key, way);
+  }
+  return [...ways.values()].map(({ firsts, rest }) => sequence(bytes(...union(firsts)), choice(...encoded(rest, count - 1, 0x80))));
 }
 
 const SHORT = new Map(Object.entries({ '"': '\\"', '\\': '\\\\', '\b': '\\b', '\f': '\\f', '\n': '\\n', '\r': '\\r', '\t': '\\t' }));

@@ -1,3 +1,4 @@
+import type { Progress } from '../constrain/constraint.js';
 import type { Sequence } from '../ops.js';
 import type { ResolvedSampling } from '../sampling-options.js';
 import { Answer } from '../text/answer.js';
@@ -20,6 +21,8 @@ export class Choice {
   readonly request: Request;
   readonly index: number;
   readonly sampling: ResolvedSampling;
+  /** Where it stands in the constraint, if there is one. */
+  readonly progress: Progress | undefined;
   /** The tokens that are known. */
   readonly ids: number[];
   readonly tokens: TextToken[] = [];
@@ -37,11 +40,12 @@ export class Choice {
   readonly #answer: Answer;
 
   constructor(request: Request, index: number, tokenizer: Tokenizer | undefined) {
-    const { ids, sampling } = request.options;
+    const { ids, sampling, constraint } = request.options;
     this.request = request;
     this.index = index;
     this.forked = index > 0 || request.options.n === 1;
     this.sampling = { ...sampling, seed: (sampling.seed + index) % (Number.MAX_SAFE_INTEGER + 1) };
+    this.progress = constraint?.begin();
     this.ids = [...ids];
     this.#answer = new Answer(tokenizer, request.options);
   }
@@ -81,10 +85,11 @@ export class Choice {
     return this.forked ? [] : this.request.choices.slice(1);
   }
 
-  /** Adds the token that was drawn, and tells the reader. */
+  /** Adds the token that was drawn, and tells the reader. Errors: UNSUPPORTED where a constraint becomes too ambiguous. */
   write(id: number, logprobs: TokenLogprobs | undefined): void {
+    this.progress?.accept(id);
     const token = { id, ...logprobs };
-    const piece = this.#answer.push(id);
+    const piece = this.#answer.push(id, this.progress?.complete);
     this.ids.push(id);
     this.tokens.push(token);
     this.text += piece;

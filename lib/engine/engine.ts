@@ -181,7 +181,12 @@ export class Engine implements AsyncDisposable {
     for (const [row, choice] of rows.entries()) {
       // After the step: what was read was the last known token, unless known ones are read again.
       if (choice.ended || choice.read < choice.ids.length) continue;
-      choice.write(drawn[row]!, logprobs[row]);
+      try {
+        choice.write(drawn[row]!, logprobs[row]);
+      } catch (error) {
+        choice.request.fail(error);
+        continue;
+      }
       if (choice.finishReason !== undefined) finished.push(choice);
     }
     for (const { choice } of pieces) {

@@ -74,7 +74,7 @@ export class Runner {
     await this.#device.submit(() => {
       if (rows.length > 0) this.#rows.bind(rows);
       if (pieces.length > 0) this.#mixed(batch);
-      else this.#rows.step();
+      else this.#rows.step(batch.failures);
       return Promise.all([this.#read(batch, 0), this.#model.cache.stats().then(this.#onPool)]);
     });
     this.#advance(batch);
@@ -82,7 +82,7 @@ export class Runner {
   }
 
   /** Enqueues a step with pieces of prompts, behind the rows. */
-  #mixed({ rows, pieces }: Batch): void {
+  #mixed({ rows, pieces, failures }: Batch): void {
     const { network, cache } = this.#model;
     const ids = rows.map((choice) => choice.ids[choice.read]!);
     const offsets = [...rows.keys(), rows.length];
@@ -98,13 +98,13 @@ export class Runner {
     forward(network, a, cache, { slots, offsets: starts });
     if (rows.length === 0) return;
     project(network, this.#rows.logits(0, rows.length), a.normed.slice(0, 0, rows.length));
-    this.#rows.draw(0, rows.length);
+    this.#rows.draw(0, rows.length, failures);
   }
 
   /** Draws the token of one row again, after the others have kept it from being taken. */
   async #take(batch: Batch, row: number): Promise<void> {
     await this.#device.submit(() => {
-      this.#rows.draw(row, row + 1);
+      this.#rows.draw(row, row + 1, batch.failures);
       return this.#read(batch, row);
     });
   }
