@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { CACHE_DTYPES, type CacheDType, KvCache, type KvCacheOptions } from './cache.js';
 import { abortSignal, boolean, callback, integer, invalid, oneOf, options } from './check.js';
 import { SpkvError } from './errors.js';
+import { Communicator } from './communicator.js';
 import { cudaLibraries, type DeviceHandle, DTYPES, type GraphHandle, native, settle } from './native.js';
 import { type DType, Tensor, type TensorData } from './tensor.js';
 
@@ -139,6 +140,16 @@ export class Device implements Disposable {
 
   createCache(opts: KvCacheOptions): KvCache {
     return new KvCache(this, opts);
+  }
+
+  /** What the ranks of a run have in common to meet: made on one of them, and handed to the others. */
+  communicatorId(): Uint8Array {
+    return native().communicatorId(this.#handle);
+  }
+
+  /** One of `size` ranks that compute together, each with a GPU of its own, through NCCL. Errors: INVALID_ARGUMENT, UNSUPPORTED, DEVICE. */
+  communicator(id: Uint8Array, rank: number, size: number): Communicator {
+    return new Communicator(native().createCommunicator(this.#handle, id, integer(rank, 'rank', 0, integer(size, 'size', 1, 2 ** 20) - 1), size));
   }
 
   /** Bytes that can still be allocated; null on the CPU, where memory is only taken as it is filled. */

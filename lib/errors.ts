@@ -12,9 +12,11 @@ export type ErrorCode =
   | 'ABORTED' // cancelled while enqueued work was still running
   | 'OVERLOADED' // too many requests wait already; come again later
   | 'DEADLINE' // a request has not ended in the time that it had
+  | 'RANK' // a process of a data-parallel run is missing, has ended, or is of another run
   | 'FILE' // a missing, malformed, truncated or mismatched file
   | 'UNSUPPORTED' // valid, but not something that spkv honours
-  | 'NATIVE' // the native library is missing or could not be loaded
+  | 'NATIVE' // a native library is missing or could not be loaded
+  | 'ONNXRUNTIME' // onnxruntime refused or failed, in its own words
   | 'INTERNAL'; // a defect in spkv
 
 /** The one error class of spkv. `code` is stable and meant for programs, `message` for people. */

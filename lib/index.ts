@@ -9,6 +9,7 @@ export type { JsonSchema } from './constrain/schema-keywords.js';
 export { Device, type DeviceOptions, openDevice } from './device.js';
 export { Engine } from './engine/engine.js';
 export type { TextEvent, TextToken } from './engine/events.js';
+export type { KeptToken } from './engine/kept.js';
 export type { TokenLogprobs } from './engine/logprobs.js';
 export type { EngineOptions, RequestOptions } from './engine/options.js';
 export type { Request, RequestResult, RequestTiming } from './engine/request.js';
@@ -18,6 +19,7 @@ export { evaluate, type EvaluateOptions, type Evaluation, WINDOW_ONLY } from './
 export type { GenerateOptions, Generation, GenerationResult } from './generate.js';
 export { Decoder, type DecoderRow } from './model/decoder.js';
 export { Model, type ModelOptions, type PrefillOptions, type StepInput } from './model/model.js';
+export type { NetworkConfig } from './model/network.js';
 export { type CacheReport, reportCache } from './report.js';
 export type { SamplingOptions } from './sampling-options.js';
 export { Session } from './session.js';

@@ -12,7 +12,10 @@ export type DeviceHandle = Handle<'device'>;
 export type TensorHandle = Handle<'tensor'>;
 export type CacheHandle = Handle<'cache'>;
 export type GraphHandle = Handle<'graph'>;
+export type CommunicatorHandle = Handle<'communicator'>;
 export type SubmissionHandle = Handle<'submission'>;
+export type GraphSessionHandle = Handle<'graph session'>;
+export type ChannelHandle = Handle<'channel'>;
 type Optional = TensorHandle | null;
 
 /** Element types, by their number in the binary. */
@@ -69,6 +72,15 @@ export interface Native {
   readTensor(tensor: TensorHandle): Promise<TypedArray>;
   disposeTensor(tensor: TensorHandle): void;
   createPacked(device: DeviceHandle, dtype: number, n: number, k: number): TensorHandle;
+
+  communicatorId(device: DeviceHandle): Uint8Array;
+  createCommunicator(device: DeviceHandle, id: Uint8Array, rank: number, size: number): CommunicatorHandle;
+  connectCommunicator(communicator: CommunicatorHandle): Promise<void>;
+  allReduce(communicator: CommunicatorHandle, x: TensorHandle): void;
+  joinReductions(communicator: CommunicatorHandle): void;
+  communicatorFailure(communicator: CommunicatorHandle): void;
+  abortCommunicator(communicator: CommunicatorHandle): void;
+  disposeCommunicator(communicator: CommunicatorHandle): Promise<void>;
 
   pageBytes(device: DeviceHandle, headDim: number, dtype: number): number;
   createCache(
@@ -153,6 +165,20 @@ export interface Native {
   ): void;
   squaredNorm(out: TensorHandle, x: TensorHandle): void;
   clipFactor(factor: TensorHandle, norm: TensorHandle, squaredNorms: TensorHandle, scale: number, limit: number): void;
+
+  openGraph(device: DeviceHandle, libraryPath: string, graphPath: string, threads: number): Promise<GraphSessionHandle>;
+  runGraph(
+    logits: Optional, keys: TensorHandle, values: TensorHandle, utilities: Optional, session: GraphSessionHandle,
+    cache: CacheHandle, ids: TensorHandle, positions: TensorHandle, slots: TensorHandle, offsets: TensorHandle,
+    rows: Optional, vocabulary: number,
+  ): void;
+  disposeGraph(session: GraphSessionHandle): void;
+  openChannel(device: DeviceHandle): { channel: ChannelHandle; farEnd: number };
+  greetChannel(channel: ChannelHandle): Promise<void>;
+  exchange(
+    channel: ChannelHandle, part: number, tokens: number, rows: number, outputCount: number, ...tensors: TensorHandle[]
+  ): void;
+  disposeChannel(channel: ChannelHandle): void;
 }
 
 const root = fileURLToPath(new URL('..', import.meta.url));

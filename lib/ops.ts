@@ -6,10 +6,12 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import type { KvCache } from './cache.js';
 import { invalid, oneOf, options } from './check.js';
+import type { Communicator } from './communicator.js';
 import { native, type TensorHandle } from './native.js';
 import { Tensor } from './tensor.js';
 
 export { CACHE_DTYPES, type CacheDType, KvCache, type KvCacheOptions, PAGE_TOKENS, type PoolStats, Sequence, type SequenceStats } from './cache.js';
+export { Communicator } from './communicator.js';
 export { Device, type DeviceOptions, Graph, openDevice } from './device.js';
 export { type ErrorCode, SpkvError } from './errors.js';
 export { bf16ToFloats, type DType, floatsToBf16, Tensor, type TensorData } from './tensor.js';
@@ -250,6 +252,12 @@ export const squaredNorm = (out: Tensor, x: Tensor): void => native().squaredNor
  */
 export const clipFactor = (factor: Tensor, norm: Tensor, squaredNorms: Tensor, scale: number, limit: number): void =>
   native().clipFactor(h(factor), h(norm), h(squaredNorms), scale, limit);
+
+/**
+ * Begins to replace x [N] by its sum over all ranks, as it is after what has been enqueued so far. It is there for what
+ * is enqueued after `communicator.join()`, and must be left alone until then.
+ */
+export const allReduce = (communicator: Communicator, x: Tensor): void => native().allReduce(communicator?.handle, h(x));
 
 /** Native memory that is alive in this process, for leak tests. */
 export const liveAllocations = (): { tensors: number; bytes: number; caches: number } => native().liveAllocations();

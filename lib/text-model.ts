@@ -5,7 +5,6 @@ import type { Constraint } from './constrain/constraint.js';
 import { SpkvError } from './errors.js';
 import { generate, type GenerateOptions, type Generation } from './generate.js';
 import { loadNetwork, Model, type ModelOptions } from './model/model.js';
-import { disposeWeights } from './model/weights.js';
 import { Session } from './session.js';
 import { type ChatMessage, type ChatTemplate, loadChatTemplate } from './text/chat-template.js';
 import { loadTokenizer, type Tokenizer } from './text/tokenizer.js';
@@ -20,13 +19,13 @@ import { loadTokenizer, type Tokenizer } from './text/tokenizer.js';
  * Errors: FILE, UNSUPPORTED, OUT_OF_MEMORY, NATIVE, INVALID_ARGUMENT; the reason of `signal`.
  */
 export async function loadModel(dir: string, options?: ModelOptions): Promise<TextModel> {
-  const { checkpoint, device, weights, options: given } = await loadNetwork(dir, options);
+  const { checkpoint, device, network, options: given } = await loadNetwork(dir, options);
   try {
     const tokenizer = await loadTokenizer(dir);
     const template = tokenizer ? await loadChatTemplate(dir) : undefined;
-    return new TextModel(checkpoint, device, weights, given, tokenizer, template);
+    return new TextModel(checkpoint, device, network, given, tokenizer, template);
   } catch (error) {
-    disposeWeights(weights);
+    network.dispose();
     if (device !== given.device) device.dispose();
     throw error;
   }
@@ -41,11 +40,11 @@ export class TextModel extends Model {
 
   /** @internal Use {@link loadModel}. */
   constructor(
-    ...[checkpoint, device, weights, given, tokenizer, template]: [
+    ...[checkpoint, device, network, given, tokenizer, template]: [
       ...ConstructorParameters<typeof Model>, tokenizer: Tokenizer | undefined, template: ChatTemplate | undefined,
     ]
   ) {
-    super(checkpoint, device, weights, given);
+    super(checkpoint, device, network, given);
     this.tokenizer = tokenizer;
     this.chatTemplate = template;
   }

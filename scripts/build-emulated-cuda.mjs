@@ -2,6 +2,7 @@
 //
 //   build-emulated/libspkv_cuda.so    the library, for SPKV_CUDA_LIBRARY
 //   build-emulated/libcublasLt.so     what it opens in place of cuBLASLt
+//   build-emulated/libnccl.so         and of NCCL
 //   build-emulated/decode_test        with --tests: the tests of test/cuda,
 //   build-emulated/emulator_test      and those of the emulator
 //
@@ -66,16 +67,17 @@ export async function buildEmulatedCuda({ sanitize = false, tests = false } = {}
   const directory = join(root, sanitize ? 'build-emulated-asan' : 'build-emulated');
   mkdirSync(directory, { recursive: true });
   const flags = [...FLAGS, ...(sanitize ? SANITIZE : ['-O3'])];
-  const emulator = below('test/cuda/emulator', /\.cc$/).filter((file) => !file.endsWith('cublaslt.cc'));
-  const core = ['cache', 'mapped_file', 'saved_sequence', 'status', 'stream'].map((name) => `native/core/${name}.cc`);
+  const standIns = { 'libcublasLt.so': 'test/cuda/emulator/cublaslt.cc', 'libnccl.so': 'test/cuda/emulator/nccl.cc' };
+  const products = Object.values(standIns);
+  const emulator = below('test/cuda/emulator', /\.cc$/).filter((file) => !products.includes(file));
+  const core = ['cache', 'mapped_file', 'saved_sequence', 'status', 'step_checks', 'stream'].map((name) => `native/core/${name}.cc`);
   const backend = [...below('native/cuda', /\.(cu|cc)$/), ...core, ...emulator];
-  const products = ['test/cuda/emulator/cublaslt.cc'].filter((file) => existsSync(join(root, file)));
   const programs = tests ? [...below('test/cuda', /\.cu$/), ...below('test/cuda/emulator/test', /\.cc$/)] : [];
   const all = await objects(directory, flags, [...backend, ...products, ...programs]);
   const library = all.slice(0, backend.length);
   const link = (name, parts, extra = []) => compile([...flags, ...extra, '-o', join(directory, name), ...parts, '-lpthread', '-ldl']);
   await link('libspkv_cuda.so', library, sanitize ? ['-shared'] : ['-shared', '-Wl,-z,defs']);
-  if (products.length > 0) await link('libcublasLt.so', all.slice(backend.length, backend.length + products.length), ['-shared']);
+  for (const [i, name] of Object.keys(standIns).entries()) await link(name, [all[backend.length + i]], ['-shared']);
   if (tests) {
     const parts = all.slice(backend.length + products.length);
     await link('decode_test', [...library, ...parts.slice(0, -1)]);

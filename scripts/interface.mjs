@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 
 const native = resolve(dirname(fileURLToPath(import.meta.url)), '../native');
 const headers = [
-  ...['cache', 'device', 'status', 'stream', 'view'].map((name) => `core/${name}.h`),
+  ...['cache', 'communicator', 'device', 'status', 'stream', 'view'].map((name) => `core/${name}.h`),
   ...readdirSync(join(native, 'ops')).sort().map((name) => `ops/${name}`),
   'cuda/device.h',
 ];

@@ -9,5 +9,5 @@ const cpu = list('native/cpu');
 const sources =
   process.argv[2] === 'isa'
     ? cpu.filter(isIsa)
-    : [...list('native/core'), ...cpu.filter((file) => !isIsa(file)), ...list('native/binding')];
+    : [...list('native/core'), ...cpu.filter((file) => !isIsa(file)), ...list('native/onnxruntime'), ...list('native/binding')];
 console.log(sources.join(' '));

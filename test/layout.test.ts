@@ -5,29 +5,32 @@ import { dirname, join } from 'node:path';
 
 /** The layers of lib/, lowest first: a file imports from its own layer and from those above it in this list. */
 const LAYERS = [
-  ['errors', 'check', 'json', 'files', 'random', 'heat-color', 'version'],
+  ['errors', 'check', 'json', 'files', 'write', 'half', 'random', 'heat-color', 'version'],
   ['native'],
-  ['tensor', 'device', 'cache', 'ops'],
+  ['tensor', 'device', 'cache', 'communicator', 'ops'],
   ['checkpoint/', 'text/', 'sampling-options'],
   ['constrain/'],
   ['model/'],
+  ['onnx/'],
   ['session', 'report', 'evaluate', 'answer-options', 'generate', 'text-model'],
   ['engine/'],
   ['index'],
+  ['onnxruntime/'],
   ['train/'],
   ['benchmark/'],
   ['server/'],
   ['cli/'],
 ];
 /** The files of lib/ that hold handles of the binary. */
-const DOOR = ['ops', 'tensor', 'device', 'cache'];
+const DOOR = ['ops', 'tensor', 'device', 'cache', 'communicator', 'onnxruntime/native-session'];
 /** What the folders of native/ may include from one another. */
 const NATIVE: Record<string, string[]> = {
   core: ['core'],
   ops: ['core', 'ops'],
   cpu: ['core', 'ops', 'cpu'],
   cuda: ['core', 'ops', 'cuda'],
-  binding: ['core', 'ops', 'binding'],
+  onnxruntime: ['core', 'ops', 'onnxruntime'],
+  binding: ['core', 'ops', 'onnxruntime', 'binding'],
 };
 /** The files of the binding that open devices; what devices are is all they know of them. */
 const OPENERS = ['native/binding/device.cc', 'native/binding/cuda_library.h'];

@@ -1,4 +1,4 @@
-import { loadModel } from '../../lib/index.js';
+import { loadModel, openCheckpoint } from '../../lib/index.js';
 import { bestLlamaCpp, printTable, range } from '../harness.js';
 import { ggufOf, randomLlama } from '../peers/random-llama.js';
 import { randomTokens } from '../peers/random.js';
@@ -15,7 +15,7 @@ export async function largeSuite({ device, repeats, peer }: Settings): Promise<R
   const directory = randomLlama({ density: DENSITY });
   const model = await loadModel(directory, { device });
   const limit = await readLimit(device);
-  const { config } = model;
+  const { config } = await openCheckpoint(directory);
   const perLayer =
     config.hiddenSize * (2 * config.heads + 2 * config.kvHeads) * config.headDim +
     3 * config.hiddenSize * config.intermediateSize +

@@ -1,5 +1,6 @@
 import { Decoder } from '../model/decoder.js';
-import type { Network } from '../model/forward.js';
+import type { Llama } from '../model/forward.js';
+import { LlamaNetwork } from '../model/llama-network.js';
 import type { CacheDType, Sequence } from '../ops.js';
 import { pairBytes } from '../report.js';
 import { drawDensities, type Skew } from './densities.js';
@@ -37,9 +38,9 @@ const WARM_UP = 5;
 
 /** Times whole decode steps of a random network over sequences with drawn lists. */
 export async function benchmarkDecode(
-  network: Network, settings: DecodeSettings, onProgress?: (share: number) => void, signal?: AbortSignal,
+  llama: Llama, settings: DecodeSettings, onProgress?: (share: number) => void, signal?: AbortSignal,
 ): Promise<DecodeResult> {
-  const { config, weights } = network;
+  const { config, weights } = llama;
   const { device } = weights.embedding;
   const { batch, context, density, skew, steps, cacheDtype: dtype } = settings;
   const densities = drawDensities(config, density, skew, uniform(3));
@@ -55,7 +56,7 @@ export async function benchmarkDecode(
     const stats = await Promise.all(sequences.map((sequence) => sequence.stats()));
     const kept = stats.reduce((sum, one) => sum + one.kept.reduce((all, count) => all + count, 0), 0);
     const lists = batch * layers * kvHeads;
-    using decoder = new Decoder(network, cache, sequences.map((sequence, row) => ({ sequence, next: row })));
+    using decoder = new Decoder(new LlamaNetwork(llama), cache, sequences.map((sequence, row) => ({ sequence, next: row })));
     const seconds = await timeSteps(decoder, steps, signal);
     const weightBytes = 2 * streamedWeights(config);
     const cacheBytes = (kept + lists * Math.min(WINDOW, context)) * pairBytes({ headDim, dtype });

@@ -1,5 +1,5 @@
 import { ActivationMemory } from '../model/activations.js';
-import { forward, type Network, project } from '../model/forward.js';
+import { forward, type Llama, project } from '../model/forward.js';
 import type * as ops from '../ops.js';
 import type { Sequence } from '../ops.js';
 import { drawDensities, type Skew } from './densities.js';
@@ -30,11 +30,11 @@ export interface PrefillResult extends PrefillSettings {
 
 /** Times whole prompts of a random network whose predictors are set to keep drawn shares. */
 export async function benchmarkPrefill(
-  network: Network, settings: PrefillSettings, onProgress?: (share: number) => void, signal?: AbortSignal,
+  llama: Llama, settings: PrefillSettings, onProgress?: (share: number) => void, signal?: AbortSignal,
 ): Promise<PrefillResult> {
-  const { config } = network;
+  const { config } = llama;
   const densities = drawDensities(config, settings.density, settings.skew, uniform(3));
-  const run = new PrefillRun(network, settings, densities);
+  const run = new PrefillRun(llama, settings, densities);
   try {
     await run.calibrate(signal);
     const times: number[] = [];
@@ -53,7 +53,7 @@ export async function benchmarkPrefill(
 }
 
 class PrefillRun {
-  readonly #network: Network;
+  readonly #llama: Llama;
   readonly #settings: PrefillSettings;
   readonly #densities: Float32Array;
   readonly #cache: ops.KvCache;
@@ -61,18 +61,18 @@ class PrefillRun {
   readonly #logits: ops.Tensor;
   readonly #ids: Int32Array;
 
-  constructor(network: Network, settings: PrefillSettings, densities: Float32Array) {
-    const { config } = network;
-    const { device } = network.weights.embedding;
+  constructor(llama: Llama, settings: PrefillSettings, densities: Float32Array) {
+    const { config } = llama;
+    const { device } = llama.weights.embedding;
     const { layers, kvHeads, headDim, vocabSize } = config;
-    this.#network = network;
+    this.#llama = llama;
     this.#settings = settings;
     this.#densities = densities;
     // What the predictors keep may miss the drawn share: room for twice as much, where there is more to keep.
     const roomy = densities.map((density) => Math.min(1, 2 * density + 0.05));
     const capacityPages = pagesNeeded(1, settings.tokens, roomy);
     this.#cache = device.createCache({ layers, kvHeads, headDim, window: WINDOW, dtype: settings.cacheDtype, capacityPages });
-    this.#memory = new ActivationMemory(device, config, network.weights, settings.chunk);
+    this.#memory = new ActivationMemory(device, config, llama.weights, settings.chunk);
     this.#logits = device.tensor('f32', [1, vocabSize]);
     const next = uniform(4);
     this.#ids = Int32Array.from({ length: settings.tokens }, () => Math.floor(next() * vocabSize));
@@ -80,7 +80,7 @@ class PrefillRun {
 
   /** Moves every predictor's bias so that it keeps its drawn share of a first chunk. */
   async calibrate(signal?: AbortSignal): Promise<void> {
-    const { config, weights } = this.#network;
+    const { config, weights } = this.#llama;
     const sequence = await this.#cache.createSequence({ threshold: THRESHOLD });
     try {
       signal?.throwIfAborted();
@@ -116,7 +116,7 @@ class PrefillRun {
         signal?.throwIfAborted();
         const a = this.#enqueue(sequence, from);
         const last = a.normed.shape[0]! - 1;
-        if (from + chunk >= tokens) project(this.#network, this.#logits, a.normed.slice(0, last, last + 1));
+        if (from + chunk >= tokens) project(this.#llama, this.#logits, a.normed.slice(0, last, last + 1));
       }
       await this.#logits.read();
       const seconds = (performance.now() - start) / 1000;
@@ -135,7 +135,7 @@ class PrefillRun {
     a.ids.write(ids);
     const slots = device.from(Int32Array.of(sequence.slot));
     const offsets = device.from(Int32Array.of(0, ids.length));
-    forward(this.#network, a, this.#cache, { slots, offsets });
+    forward(this.#llama, a, this.#cache, { slots, offsets });
     sequence.advance(ids.length);
     return a;
   }

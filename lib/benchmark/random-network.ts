@@ -1,5 +1,5 @@
 import type { ModelConfig } from '../checkpoint/config.js';
-import type { Network } from '../model/forward.js';
+import type { Llama } from '../model/forward.js';
 import { inverseFrequencies } from '../model/rope.js';
 import type { LayerWeights } from '../model/weights.js';
 import * as ops from '../ops.js';
@@ -15,7 +15,7 @@ const NOISE = 1 << 22;
  */
 export async function randomNetwork(
   device: Device, config: ModelConfig, onProgress?: (share: number) => void, signal?: AbortSignal,
-): Promise<Network> {
+): Promise<Llama> {
   const cutter = new Cutter(device);
   const { hiddenSize: C, intermediateSize: F, heads, kvHeads, headDim: D, vocabSize, qkNorm, spkv } = config;
   const ones = (width: number) => device.from(new Float32Array(width).fill(1));

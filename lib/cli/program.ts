@@ -1,10 +1,12 @@
 import { Command, type OutputConfiguration } from 'commander';
 import { packageVersion } from '../version.js';
+import { registerAdaptOnnx } from './adapt-onnx.js';
 import { registerBench } from './bench.js';
 import { registerBuild } from './build.js';
 import { registerChat } from './chat.js';
 import { registerDemo } from './demo.js';
 import { EXIT_HELP } from './exit.js';
+import { registerExportOnnx } from './export-onnx.js';
 import { registerGenerate } from './generate.js';
 import { registerInspect } from './inspect.js';
 import { examples } from './options.js';
@@ -27,6 +29,8 @@ export function createProgram(output: OutputConfiguration = {}): Command {
   registerServe(program);
   registerInspect(program);
   registerTrain(program);
+  registerExportOnnx(program);
+  registerAdaptOnnx(program);
   registerDemo(program);
   registerBench(program);
   registerBuild(program);

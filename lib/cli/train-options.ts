@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander';
 import { SpkvError } from '../errors.js';
-import { type AnySetting, type DataSource, type GivenSettings, SETTINGS, type TrainOptions } from '../train/index.js';
+import { type AnySetting, type DataSource, type GivenSettings, ranksOf, SETTINGS, type TrainOptions } from '../train/index.js';
 import { DEVICE_HELP, flagName, list, type OutputFlags, pick, real, repeated, whole } from './options.js';
 
 export interface TrainFlags extends GivenSettings, OutputFlags {
@@ -15,6 +15,7 @@ export interface TrainFlags extends GivenSettings, OutputFlags {
   resume?: boolean;
   device?: string;
   threads?: number;
+  gpus?: number;
   peakFlops?: number;
 }
 
@@ -33,6 +34,7 @@ export function addTrainOptions(command: Command): Command {
     .requiredOption('-o, --out <dir>', 'directory of the run')
     .option('--resume', 'go on with the run in --out, with its settings')
     .option('--device <name>', DEVICE_HELP)
+    .option('--gpus <count>', 'train on so many GPUs of this machine together, with a process for each', whole(1, 64))
     .option('--threads <count>', 'compute on the CPU with so many threads (default: the physical cores)', whole(1, 1024))
     .option('--peak-flops <count>', 'what utilisation refers to (default: measured)', real(1));
   for (const name of NAMES) command.addOption(settingOption(name, SETTINGS[name]));
@@ -59,6 +61,8 @@ function settingOption(name: string, setting: AnySetting): Option {
 export function trainOptions(flags: TrainFlags, command: Command): TrainOptions {
   const { data, validation, pattern, field } = flags;
   const source = (path: string): DataSource => ({ path, ...(pattern && { pattern }), ...(field !== undefined && { field }) });
+  if (flags.gpus !== undefined && flags.device !== undefined) command.error('error: --gpus takes the first GPUs; give either it or --device');
+  if (flags.gpus !== undefined && ranksOf()) command.error('error: --gpus starts the processes itself; give it where RANK and WORLD_SIZE are not set');
   if (!flags.resume && data === undefined) command.error('error: give the text to train on with --data');
   if (!flags.resume && (flags.model === undefined) === (flags.config === undefined)) {
     command.error('error: give a checkpoint with --model, or a config.json with --config to start from random weights');

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { train, type StepRecord, type TrainEvent, type TrainResult, type ValidationRecord } from '../train/index.js';
+import { ranksOf, train, type StepRecord, type TrainEvent, type TrainResult, type ValidationRecord } from '../train/index.js';
 import { EXIT } from './exit.js';
 import { amount, count, duration, percent, rate } from './format.js';
 import { onInterrupt } from './interrupt.js';
@@ -8,10 +8,12 @@ import { addOutputOptions, examples } from './options.js';
 import { shortPath } from './paths.js';
 import { Progress } from './progress.js';
 import { StatusLine } from './status-line.js';
+import { endWithParent, trainOnGpus } from './train-gpus.js';
 import { addTrainOptions, type TrainFlags, trainOptions, withFlagNames } from './train-options.js';
 
 /** Steps whose speed decides what is left. */
 const RECENT = 20;
+const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
 
 export function registerTrain(program: Command): void {
   const command = program
@@ -28,6 +30,7 @@ export function registerTrain(program: Command): void {
       'spkv train --model ./dense --data ./texts --out ./run',
       'spkv train --model ./dense --data ./src --pattern "**/*.py" --tokens-per-parameter 20 --learning-rate 3e-3 --out ./run',
       'spkv train --resume --out ./run',
+      'spkv train --model ./dense --data ./texts --gpus 8 --out ./run',
       'spkv train --dense --config ./config.json --tokenizer ./dense --data ./corpus.jsonl --field body --tokens 1e9 --out ./pretrained',
     ))
     .action(async () => run(command.optsWithGlobals<TrainFlags>(), command));
@@ -35,7 +38,13 @@ export function registerTrain(program: Command): void {
 
 async function run(flags: TrainFlags, command: Command): Promise<void> {
   const options = trainOptions(flags, command);
-  using interrupt = onInterrupt(['SIGINT', 'SIGTERM']);
+  if (flags.gpus !== undefined && flags.gpus > 1) {
+    process.exitCode = await trainOnGpus(flags.gpus, SIGNALS);
+    return;
+  }
+  endWithParent();
+  const first = (ranksOf()?.rank ?? 0) === 0;
+  using interrupt = onInterrupt(SIGNALS);
   const talks = !flags.quiet && !flags.json;
   using progress = new Progress(talks);
   using status = new StatusLine(talks);
@@ -59,8 +68,8 @@ async function run(flags: TrainFlags, command: Command): Promise<void> {
     throw withFlagNames(error);
   }
   status.clear();
-  if (flags.json) await printJson(result);
-  else if (!flags.quiet) await print(summary(result));
+  if (first && flags.json) await printJson(result);
+  else if (first && !flags.quiet) await print(summary(result));
   if (!result.finished) process.exitCode = EXIT.interrupted;
 }
 
@@ -82,7 +91,7 @@ class Narrator {
         this.#steps = event.steps;
         this.progress.stop();
         return this.status.say(
-          `${amount(event.parameters)} parameters on ${event.device}; ${count(event.trainingTokens)} tokens of data, ${count(event.validationTokens)} more for validation; ` +
+          `${amount(event.parameters)} parameters on ${event.ranks > 1 ? `${event.ranks} × ` : ''}${event.device}; ${count(event.trainingTokens)} tokens of data, ${count(event.validationTokens)} more for validation; ` +
           `${event.step === 0 ? '' : `going on after step ${count(event.step)}, `}${count(event.steps)} steps`,
         );
       case 'step':

@@ -24,12 +24,14 @@ export interface Batch {
   drawn: Int32Array;
   /** For rows whose request asks for it. */
   logprobs: (TokenLogprobs | undefined)[];
+  /** For texts whose request asks: of each token that they have read, which layers and heads keep it. */
+  kept: Map<Choice, Uint8Array[]>;
   /** Texts that failed by themselves. The others have gone on. */
   failures: Map<Choice, SpkvError>;
 }
 
 export function emptyBatch(): Batch {
-  return { rows: [], pieces: [], pages: 0, drawn: new Int32Array(0), logprobs: [], failures: new Map() };
+  return { rows: [], pieces: [], pages: 0, drawn: new Int32Array(0), logprobs: [], kept: new Map(), failures: new Map() };
 }
 
 /** `choices` in the order of a step before, as far as they were in it; where one has gone, the last one moves up. */

@@ -3,7 +3,9 @@ import type { Sequence } from '../ops.js';
 import type { ResolvedSampling } from '../sampling-options.js';
 import { Answer } from '../text/answer.js';
 import type { Tokenizer } from '../text/tokenizer.js';
-import type { TextToken } from './events.js';
+import type { CacheReport } from '../report.js';
+import type { TextEvent, TextToken } from './events.js';
+import type { KeptToken } from './kept.js';
 import type { TokenLogprobs } from './logprobs.js';
 import type { Request } from './request.js';
 
@@ -27,6 +29,10 @@ export class Choice {
   readonly ids: number[];
   readonly tokens: TextToken[] = [];
   text = '';
+  /** Of the tokens that were read, which layers and heads keep them; undefined if nobody asks. */
+  readonly kept: KeptToken[] | undefined;
+  /** What it held at its end. */
+  cache: CacheReport | undefined;
   /** Its state in the cache; undefined while it waits. */
   sequence: Sequence | undefined;
   /** Its state outside of the cache, from when it had to make room. */
@@ -38,6 +44,8 @@ export class Choice {
   /** Whether it has no more forks to make of it: the first of n texts reads the prompt for all. */
   forked: boolean;
   readonly #answer: Answer;
+  /** Elements of `kept` that the reader has been told. */
+  #told = 0;
 
   constructor(request: Request, index: number, tokenizer: Tokenizer | undefined) {
     const { ids, sampling, constraint } = request.options;
@@ -47,6 +55,7 @@ export class Choice {
     this.sampling = { ...sampling, seed: (sampling.seed + index) % (Number.MAX_SAFE_INTEGER + 1) };
     this.progress = constraint?.begin();
     this.ids = [...ids];
+    this.kept = request.options.kept ? [] : undefined;
     this.#answer = new Answer(tokenizer, request.options);
   }
 
@@ -85,14 +94,40 @@ export class Choice {
     return this.forked ? [] : this.request.choices.slice(1);
   }
 
-  /** Adds the token that was drawn, and tells the reader. Errors: UNSUPPORTED where a constraint becomes too ambiguous. */
-  write(id: number, logprobs: TokenLogprobs | undefined): void {
+  /** Adds the token that was drawn. Gives what its reader is to be told. Errors: UNSUPPORTED where a constraint becomes too ambiguous. */
+  write(id: number, logprobs: TokenLogprobs | undefined): TextEvent {
     this.progress?.accept(id);
     const token = { id, ...logprobs };
-    const piece = this.#answer.push(id, this.progress?.complete);
+    const text = this.#answer.push(id, this.progress?.complete);
     this.ids.push(id);
     this.tokens.push(token);
-    this.text += piece;
-    this.request.emit({ index: this.index, text: piece, tokens: [token], finishReason: this.finishReason });
+    this.text += text;
+    return this.#event(text, [token]);
+  }
+
+  /** Takes down what is kept of the tokens from `start` on, as far as that is new: some are read more than once. */
+  keep(start: number, kept: readonly Uint8Array[]): void {
+    for (let at = this.kept!.length; at < start + kept.length; at++) this.kept!.push({ id: this.ids[at]!, kept: kept[at - start]! });
+  }
+
+  /** What there is to tell of the tokens read so far, if nothing is written yet. */
+  reading(): TextEvent | undefined {
+    return this.kept && this.#told < this.kept.length ? this.#event('', []) : undefined;
+  }
+
+  /** Takes over what another text of the request has read and told. */
+  follow(other: Choice): void {
+    this.exact = other.exact;
+    if (!this.kept) return;
+    this.kept.push(...other.kept!);
+    this.#told = this.kept.length;
+  }
+
+  #event(text: string, tokens: TextToken[]): TextEvent {
+    const event: TextEvent = { index: this.index, text, tokens, finishReason: this.finishReason };
+    if (!this.kept) return event;
+    const kept = this.kept.slice(this.#told);
+    this.#told = this.kept.length;
+    return { ...event, kept };
   }
 }

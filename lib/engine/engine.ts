@@ -1,8 +1,11 @@
-import { options } from '../check.js';
+import { integer, options } from '../check.js';
 import { SpkvError } from '../errors.js';
+import { reportCache } from '../report.js';
 import type { TextModel } from '../text-model.js';
 import type { Batch } from './batch.js';
 import type { Choice } from './choice.js';
+import type { TextEvent } from './events.js';
+import { guarded } from './hooks.js';
 import { type EngineOptions, type RequestOptions, type ResolvedEngineOptions, resolveEngineOptions, resolveRequest } from './options.js';
 import { Pages } from './pages.js';
 import { Parking } from './parking.js';
@@ -12,7 +15,10 @@ import { Rates } from './rates.js';
 import { Request } from './request.js';
 import { Runner } from './runner.js';
 import { Scheduler } from './scheduler.js';
-import { Counters, type EngineStats } from './stats.js';
+import { Counters, type EngineStats, type RequestRecord, type StepRecord } from './stats.js';
+
+/** How long a closing engine waits for a reader that takes nothing. */
+const READER_TIMEOUT_MS = 30_000;
 
 /**
  * Answers many requests at a time with one model. Each step writes a token of every text that is being written and
@@ -35,12 +41,14 @@ export class Engine implements AsyncDisposable {
   readonly #runner: Runner;
   readonly #rates: Rates;
   readonly #counters = new Counters();
+  readonly #onStep: (record: StepRecord) => void;
+  readonly #onRequest: (record: RequestRecord) => void;
   /** Requests that have not ended. */
   readonly #open = new Set<Request>();
   #requests = 0;
   #wake: (() => void) | undefined;
   #loop: Promise<void> | undefined;
-  #closing = false;
+  #closing: { since: number; readerTimeout: number } | undefined;
 
   /** Errors: INVALID_ARGUMENT, OUT_OF_MEMORY. `rates` is for tests: what the engine believes of the machine at first. */
   constructor(model: TextModel, opts?: EngineOptions, rates = new Rates()) {
@@ -48,7 +56,9 @@ export class Engine implements AsyncDisposable {
     this.model = model;
     this.#rates = rates;
     this.#options = resolveEngineOptions(model, opts);
-    const { maxSequences, stepTokens, reuse, reuseShare } = this.#options;
+    const { maxSequences, stepTokens, reuse, reuseShare, onStep, onRequest } = this.#options;
+    this.#onStep = guarded('onStep', onStep);
+    this.#onRequest = guarded('onRequest', onRequest);
     this.#pages = new Pages(cache);
     this.#prefixes = new Prefixes(this.#pages, chunk, reuse, Math.floor(reuseShare * cache.capacityPages));
     this.#parking = new Parking(cache, this.#pages, this.#prefixes, this.#rates);
@@ -110,12 +120,14 @@ export class Engine implements AsyncDisposable {
   }
 
   /**
-   * Takes no more requests, and resolves when those that are there have ended and all memory is free again. With
-   * `abort` they end at once, as ABORTED.
+   * Takes no more requests, and resolves when those that are there have ended and all memory is free again. A reader
+   * that has fallen behind and takes nothing for `readerTimeout` milliseconds (30,000) is given up: its request ends as
+   * DEADLINE. With `abort` all end at once, as ABORTED.
    */
-  async close(opts?: { abort?: boolean }): Promise<void> {
-    const { abort = false } = options(opts, 'close options', ['abort']);
-    this.#closing = true;
+  async close(opts?: { abort?: boolean; readerTimeout?: number }): Promise<void> {
+    const { abort = false, readerTimeout = READER_TIMEOUT_MS } = options(opts, 'close options', ['abort', 'readerTimeout']);
+    const { since, readerTimeout: before } = this.#closing ?? { since: performance.now(), readerTimeout: Infinity };
+    this.#closing = { since, readerTimeout: Math.min(integer(readerTimeout, 'readerTimeout'), before) };
     if (abort) for (const request of this.#open) request.cancel(new SpkvError('ABORTED', 'The engine is closing'));
     this.#wake?.();
     this.#closed ??= (async () => {
@@ -149,7 +161,11 @@ export class Engine implements AsyncDisposable {
 
   /** Schedules a step, runs it, and deals with what came of it. False if there is nothing to do. */
   async #step(): Promise<boolean> {
-    const batch = await this.#scheduler.schedule(performance.now());
+    const now = performance.now();
+    for (const request of this.#open) {
+      if (now > this.#stalls(request)) request.fail(new SpkvError('DEADLINE', 'The engine is closing, and the reader has taken nothing for too long'));
+    }
+    const batch = await this.#scheduler.schedule(now);
     if (batch.rows.length + batch.pieces.length === 0) return false;
     const start = performance.now();
     const busy = this.model.device.busyNanoseconds;
@@ -171,31 +187,37 @@ export class Engine implements AsyncDisposable {
     const record = this.#counters.step(batch, milliseconds, deviceMilliseconds);
     if (record.read === 0) this.#rates.write.note(milliseconds);
     else this.#rates.read.note(milliseconds / record.read);
-    this.#options.onStep?.(record);
+    this.#onStep(record);
   }
 
   /** Hands out the tokens, keeps states for later, and lets go of what has ended. */
-  async #settle({ rows, pieces, drawn, logprobs, failures }: Batch): Promise<void> {
+  async #settle({ rows, pieces, drawn, logprobs, kept, failures }: Batch): Promise<void> {
     for (const [choice, error] of failures) choice.request.fail(error);
-    const finished: Choice[] = [];
+    for (const [choice, lists] of kept) choice.keep(choice.read - lists.length, lists);
+    const finished: { choice: Choice; last: TextEvent }[] = [];
     for (const [row, choice] of rows.entries()) {
       // After the step: what was read was the last known token, unless known ones are read again.
       if (choice.ended || choice.read < choice.ids.length) continue;
       try {
-        choice.write(drawn[row]!, logprobs[row]);
+        const event = choice.write(drawn[row]!, logprobs[row]);
+        if (event.finishReason === undefined) choice.request.emit(event);
+        else finished.push({ choice, last: event });
       } catch (error) {
         choice.request.fail(error);
-        continue;
       }
-      if (choice.finishReason !== undefined) finished.push(choice);
     }
     for (const { choice } of pieces) {
       if (choice.ended) continue;
+      choice.request.emit(choice.reading());
       await this.#prefixes.keepPrompt(choice);
       if (choice.unread === 0) await this.#pages.measure(choice.sequence!, choice.request.options.threshold);
     }
-    for (const choice of finished) {
-      this.#counters.pairs(await this.#pages.measure(choice.sequence!, choice.request.options.threshold));
+    for (const { choice, last } of finished) {
+      const sequence = choice.sequence!;
+      const [pairs, cache] = await Promise.all([this.#pages.measure(sequence, choice.request.options.threshold), reportCache(sequence)]);
+      this.#counters.pairs(pairs);
+      choice.cache = cache;
+      choice.request.emit(last);
       await this.#scheduler.remove(choice, !choice.request.failed);
     }
     if (finished.length > 0) await this.#pages.refresh();
@@ -203,13 +225,18 @@ export class Engine implements AsyncDisposable {
 
   #ended(request: Request): void {
     this.#open.delete(request);
-    const record = this.#counters.request(request);
-    this.#options.onRequest?.(record);
+    this.#onRequest(this.#counters.request(request));
+  }
+
+  /** When the engine, if it is closing, waits no longer for the reader of a request. */
+  #stalls(request: Request): number {
+    if (!this.#closing || request.unread < this.#options.readAhead) return Infinity;
+    return Math.max(this.#closing.since, request.lastRead) + this.#closing.readerTimeout;
   }
 
   /** Until something changes, or a request runs out of time. */
   async #sleep(woken: Promise<void>): Promise<void> {
-    const next = Math.min(...Array.from(this.#open, ({ expires }) => expires));
+    const next = Math.min(...Array.from(this.#open, (request) => Math.min(request.expires, this.#stalls(request))));
     const timer = Number.isFinite(next) ? setTimeout(() => this.#wake?.(), Math.min(Math.max(1, next - performance.now() + 1), 2 ** 31 - 1)) : undefined;
     await woken;
     clearTimeout(timer);

@@ -1,3 +1,4 @@
+import type { KeptToken } from './kept.js';
 import type { TokenLogprobs } from './logprobs.js';
 
 /** One token of a text. */
@@ -14,6 +15,8 @@ export interface TextEvent {
   tokens: TextToken[];
   /** Set in the last event of a text: 'stop', an end-of-text token or a stop string; 'length', maxTokens or the model's positions. */
   finishReason: 'stop' | 'length' | undefined;
+  /** Where the request asks for it: tokens that have been read since, those of the prompt first. */
+  kept?: KeptToken[];
 }
 
 /**
@@ -28,6 +31,7 @@ export class EventBuffer implements AsyncIterator<TextEvent, void, void> {
   #end: { error?: unknown } | undefined;
   #unread = 0;
   #begun = false;
+  #lastRead = -Infinity;
 
   /** `onRead` is told of every event that is taken, `onLeave` when the reader will take no more. */
   constructor(onRead: () => void, onLeave: () => void) {
@@ -38,6 +42,11 @@ export class EventBuffer implements AsyncIterator<TextEvent, void, void> {
   /** Tokens that wait for a reader; 0 as long as nobody has begun to read. */
   get unread(): number {
     return this.#begun ? this.#unread : 0;
+  }
+
+  /** When something was last asked for, in milliseconds of performance.now(). */
+  get lastRead(): number {
+    return this.#lastRead;
   }
 
   push(event: TextEvent): void {
@@ -55,6 +64,7 @@ export class EventBuffer implements AsyncIterator<TextEvent, void, void> {
     }
     before.text += event.text;
     before.tokens.push(...event.tokens);
+    if (event.kept) (before.kept ??= []).push(...event.kept);
     before.finishReason = event.finishReason;
   }
 
@@ -72,6 +82,7 @@ export class EventBuffer implements AsyncIterator<TextEvent, void, void> {
 
   next(): Promise<IteratorResult<TextEvent, void>> {
     this.#begun = true;
+    this.#lastRead = performance.now();
     const value = this.#waiting.shift();
     if (value) {
       this.#unread -= value.tokens.length;

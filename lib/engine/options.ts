@@ -1,5 +1,5 @@
 import { ANSWER_OPTION_NAMES, type AnswerOptions, type ResolvedAnswer, resolveAnswer } from '../answer-options.js';
-import { abortSignal, callback, integer, isFiniteNumber, invalid, number, oneOf, options, string } from '../check.js';
+import { abortSignal, boolean, callback, integer, isFiniteNumber, invalid, number, oneOf, options, string } from '../check.js';
 import { SpkvError } from '../errors.js';
 import type { Model } from '../model/model.js';
 import { checkTokenIds } from '../model/token-ids.js';
@@ -58,6 +58,11 @@ export interface RequestOptions extends AnswerOptions {
   n?: number;
   /** Log-probabilities of the tokens, and of so many of the likeliest at each place: 0 to 64. Defaults to none. */
   logprobs?: number;
+  /**
+   * Tell of every token that is read which layers and heads keep it. Costs a little time per step, and states in the
+   * cache are used only if they stem from such requests. Defaults to false.
+   */
+  kept?: boolean;
   /** Higher goes first, and is the last to make room. An integer from -100 to 100. Defaults to 0. */
   priority?: number;
   /** On whose behalf: clients that wait are served in turn, by tokens. Defaults to one for all. */
@@ -72,18 +77,19 @@ export interface RequestOptions extends AnswerOptions {
 export interface ResolvedRequest extends ResolvedAnswer {
   n: number;
   logprobs: number | undefined;
+  kept: boolean;
   priority: number;
   client: string;
   deadline: number;
   signal: AbortSignal | undefined;
 }
 
-const REQUEST_NAMES = [...ANSWER_OPTION_NAMES, 'n', 'logprobs', 'priority', 'client', 'deadline', 'signal'] as const;
+const REQUEST_NAMES = [...ANSWER_OPTION_NAMES, 'n', 'logprobs', 'kept', 'priority', 'client', 'deadline', 'signal'] as const;
 
 export function resolveRequest(
   model: TextModel, maxSequences: number, prompt: string | readonly number[], opts?: RequestOptions,
 ): ResolvedRequest {
-  const { n, logprobs, priority, client, deadline, signal, ...answer } = options(opts, 'request options', REQUEST_NAMES);
+  const { n, logprobs, kept, priority, client, deadline, signal, ...answer } = options(opts, 'request options', REQUEST_NAMES);
   const resolved = resolveAnswer(model, prompt, answer);
   checkTokenIds(resolved.ids, 'prompt', model.config.vocabSize);
   const texts = integer(n ?? 1, 'n', 1, 4096);
@@ -95,6 +101,7 @@ export function resolveRequest(
     ...resolved,
     n: texts,
     logprobs: logprobs === undefined ? undefined : integer(logprobs, 'logprobs', 0, Math.min(64, model.config.vocabSize)),
+    kept: boolean(kept ?? false, 'kept'),
     priority: integer(priority ?? 0, 'priority', -100, 100),
     client: string(client ?? '', 'client'),
     deadline: deadline ?? Infinity,

@@ -1,5 +1,6 @@
 import { PAGE_TOKENS, type Sequence } from '../ops.js';
 import type { Choice } from './choice.js';
+import type { KeptToken } from './kept.js';
 import type { Pages } from './pages.js';
 import { type Node, PrefixTree } from './prefix-tree.js';
 
@@ -11,6 +12,8 @@ interface State {
   node: Node<State>;
   /** As in {@link Choice.exact}. */
   exact: boolean;
+  /** What is kept of its tokens and of those after them, if it stems from a request that asked. */
+  kept: readonly KeptToken[] | undefined;
   /** Whether it is the end of an answer. */
   turn: boolean;
   /** Pages of its rings and of its kept pairs. */
@@ -78,6 +81,7 @@ export class Prefixes {
     if (!tree) return undefined;
     for (const state of tree.along(ids)) {
       if (state.length > most) break;
+      if (request.options.kept && !state.kept) continue;
       // Pieces of a longer prompt would have been cut elsewhere.
       if (state.turn || state.length % this.#chunk === 0 || state.length === most) found = state;
     }
@@ -93,6 +97,7 @@ export class Prefixes {
     this.#hits++;
     this.#use(state);
     choice.exact = state.exact;
+    if (choice.kept) choice.keep(0, state.kept!.slice(0, state.length).map(({ kept }) => kept));
     return state.sequence.fork();
   }
 
@@ -100,7 +105,7 @@ export class Prefixes {
   async keepPrompt(choice: Choice): Promise<void> {
     const { sequence, unread, read } = choice;
     if (this.#reuse === 'none' || read === 0 || (read % this.#chunk !== 0 && unread > 0)) return;
-    if (this.#known(choice, read)) return;
+    if (await this.#known(choice, read)) return;
     await this.#keep(choice, await sequence!.fork(), false);
     choice.forecast = undefined; // what is shared is copied when it is written to
   }
@@ -110,8 +115,7 @@ export class Prefixes {
     const sequence = choice.sequence!;
     choice.sequence = undefined;
     if (this.#reuse !== 'turns' || sequence.length === 0) return sequence.dispose();
-    const known = this.#known(choice, sequence.length);
-    if (known) return sequence.dispose();
+    if (await this.#known(choice, sequence.length)) return sequence.dispose();
     return this.#keep(choice, sequence, true);
   }
 
@@ -130,28 +134,31 @@ export class Prefixes {
     for (const state of this.#states) await this.#forget(state);
   }
 
-  #known({ ids, request }: Choice, length: number): State | undefined {
+  /** Whether there is a state already of so many tokens of a text. One that tells less than the text does gives way. */
+  async #known({ ids, request, kept }: Choice, length: number): Promise<boolean> {
     const tree = this.#trees.get(request.options.threshold);
-    for (const state of tree?.along(ids) ?? []) {
-      if (state.length !== length) continue;
-      this.#use(state);
-      return state;
+    const state = [...(tree?.along(ids) ?? [])].find((each) => each.length === length);
+    if (!state) return false;
+    if (kept && !state.kept) {
+      await this.#forget(state);
+      return false;
     }
-    return undefined;
+    this.#use(state);
+    return true;
   }
 
-  async #keep({ ids, request, exact }: Choice, sequence: Sequence, turn: boolean): Promise<void> {
+  async #keep({ ids, request, exact, kept }: Choice, sequence: Sequence, turn: boolean): Promise<void> {
     const { threshold } = request.options;
     let tree = this.#trees.get(threshold);
     if (!tree) this.#trees.set(threshold, (tree = new PrefixTree()));
     const { length } = sequence;
     let shorter: State | undefined;
     for (const state of tree.along(ids)) if (state.length < length) shorter = state;
-    const { pages, kept } = await sequence.stats();
-    const full = kept.reduce((sum, pairs) => sum + Math.floor(pairs / PAGE_TOKENS), 0);
+    const { pages, kept: pairs } = await sequence.stats();
+    const full = pairs.reduce((sum, count) => sum + Math.floor(count / PAGE_TOKENS), 0);
     const shared = shorter?.full ?? 0;
     const node = tree.at(ids, length);
-    const state: State = { sequence, threshold, length, node, exact: exact && !turn, turn, pages, full, shared };
+    const state: State = { sequence, threshold, length, node, exact: exact && !turn, kept, turn, pages, full, shared };
     node.value = state;
     this.#states.add(state);
     this.#held += pages - shared;

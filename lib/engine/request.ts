@@ -1,12 +1,22 @@
 import { SpkvError } from '../errors.js';
+import type { CacheReport } from '../report.js';
 import type { TextModel } from '../text-model.js';
 import { Choice } from './choice.js';
 import { EventBuffer, type TextEvent, type TextToken } from './events.js';
+import type { KeptToken } from './kept.js';
 import type { ResolvedRequest } from './options.js';
 
 export interface RequestResult {
   /** The n texts. */
-  choices: { text: string; tokens: TextToken[]; finishReason: 'stop' | 'length' }[];
+  choices: {
+    text: string;
+    tokens: TextToken[];
+    finishReason: 'stop' | 'length';
+    /** What it held in the cache at its end; texts of one prompt share pages of it. */
+    cache: CacheReport;
+    /** Where the request asks for it: what is kept of each token of prompt and text but the last, which is not read. */
+    kept?: KeptToken[];
+  }[];
   usage: {
     promptTokens: number;
     /** Prompt tokens whose pairs were in the cache from an earlier request. */
@@ -116,6 +126,11 @@ export class Request implements AsyncIterable<TextEvent> {
     return this.#events.unread;
   }
 
+  /** @internal When its reader has last taken something, in milliseconds of performance.now(). */
+  get lastRead(): number {
+    return this.#events.lastRead;
+  }
+
   /** @internal When it must have ended, in milliseconds of performance.now(). */
   get expires(): number {
     return this.arrival + this.options.deadline;
@@ -139,10 +154,11 @@ export class Request implements AsyncIterable<TextEvent> {
   }
 
   /** @internal */
-  emit(event: TextEvent): void {
-    this.#firstToken ??= performance.now();
+  emit(event: TextEvent | undefined): void {
+    if (!event || this.#ended) return;
+    if (event.tokens.length > 0) this.#firstToken ??= performance.now();
     this.#events.push(event);
-    if (event.finishReason !== undefined && this.choices.every(({ finishReason }) => finishReason !== undefined)) this.#end();
+    if (event.finishReason !== undefined && this.choices.every(({ cache }) => cache)) this.#end();
   }
 
   /** @internal */
@@ -159,7 +175,9 @@ export class Request implements AsyncIterable<TextEvent> {
     this.#events.end();
     const completionTokens = this.choices.reduce((sum, { tokens }) => sum + tokens.length, 0);
     this.#finish({
-      choices: this.choices.map(({ text, tokens, finishReason }) => ({ text, tokens, finishReason: finishReason! })),
+      choices: this.choices.map(({ text, tokens, finishReason, cache, kept }) => ({
+        text, tokens, finishReason: finishReason!, cache: cache!, ...(kept && { kept }),
+      })),
       usage: { promptTokens: this.options.ids.length, cachedTokens: this.cachedTokens, completionTokens },
       timing: this.timing,
     });

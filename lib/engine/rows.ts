@@ -1,7 +1,6 @@
 import type { TokenSet } from '../constrain/masks.js';
 import { SpkvError } from '../errors.js';
-import type { ActivationMemory } from '../model/activations.js';
-import { forward, type Network, project } from '../model/forward.js';
+import type { Network, StepMemory } from '../model/network.js';
 import * as ops from '../ops.js';
 import type { Graph, KvCache, Tensor } from '../ops.js';
 import { penalised, seedsOf, settingsOf, TokenMask } from '../model/sampler.js';
@@ -16,7 +15,7 @@ export class Rows {
   readonly #network: Network;
   readonly #cache: KvCache;
   readonly #most: number;
-  readonly #memory: ActivationMemory;
+  readonly #memory: StepMemory;
   readonly #ids: Tensor; //      [most] i32: what a step has drawn, and what the next one reads
   readonly #positions: Tensor; // [most] i32
   readonly #slots: Tensor; //    [most] i32
@@ -35,7 +34,7 @@ export class Rows {
   #next: ArrayLike<number> = [];
 
   /** `memory` has room for all rows. */
-  constructor(network: Network, cache: KvCache, memory: ActivationMemory, most: number) {
+  constructor(network: Network, cache: KvCache, memory: StepMemory, most: number) {
     const { device } = cache;
     this.#network = network;
     this.#cache = cache;
@@ -85,10 +84,9 @@ export class Rows {
     if (!graph) {
       const slots = this.#slots.slice(0, 0, length);
       const offsets = this.#offsets.slice(0, 0, length + 1);
-      const a = this.#memory.take(length);
+      const step = this.#memory.take(length);
       graph = this.#cache.device.capture(() => {
-        forward(this.#network, a, this.#cache, { slots, offsets });
-        project(this.#network, this.logits(0, length), a.normed);
+        step.forward(this.#cache, { slots, offsets, logits: this.logits(0, length) });
         if (!masked) this.#draw(0, length, history);
       });
       this.#graphs.set(key, graph);
@@ -135,9 +133,15 @@ export class Rows {
     return this.#choices.some(({ progress }) => progress);
   }
 
-  /** Tells which tokens the last step has left on the device as its rows' next ones; none after a failure. */
+  /** Tells which tokens the last step has left on the device as its rows' next ones. */
   drawn(ids: ArrayLike<number>): void {
     this.#next = ids;
+  }
+
+  /** The last step has failed. */
+  failed(): void {
+    this.#next = [];
+    this.#mask?.doubt();
   }
 
   /** Bit 0: the prompt has the token; the rest counts it in what was written. */

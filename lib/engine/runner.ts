@@ -1,10 +1,10 @@
 import { SpkvError } from '../errors.js';
-import { ActivationMemory } from '../model/activations.js';
-import { forward, project } from '../model/forward.js';
 import type { Model } from '../model/model.js';
+import type { StepMemory } from '../model/network.js';
 import type { Device, PoolStats } from '../ops.js';
 import type { Batch } from './batch.js';
 import type { Choice } from './choice.js';
+import { keptOf } from './kept.js';
 import { tokenLogprobs } from './logprobs.js';
 import { Rows } from './rows.js';
 
@@ -12,7 +12,7 @@ import { Rows } from './rows.js';
 export class Runner {
   readonly #model: Model;
   readonly #device: Device;
-  readonly #memory: ActivationMemory;
+  readonly #memory: StepMemory;
   readonly #rows: Rows;
   readonly #onPool: (stats: PoolStats) => void;
 
@@ -20,7 +20,7 @@ export class Runner {
   constructor(model: Model, maxSequences: number, stepTokens: number, onPool: (stats: PoolStats) => void) {
     this.#model = model;
     this.#device = model.device;
-    this.#memory = new ActivationMemory(model.device, model.config, model.network.weights, stepTokens);
+    this.#memory = model.network.createMemory(stepTokens);
     this.#rows = new Rows(model.network, model.cache, this.#memory, maxSequences);
     this.#onPool = onPool;
   }
@@ -35,7 +35,7 @@ export class Runner {
     try {
       await this.#step(batch);
     } catch (error) {
-      this.#rows.drawn([]);
+      this.#rows.failed();
       if (!(error instanceof SpkvError) || error.code !== 'NON_FINITE') throw error;
       await this.#isolate(batch, error);
     }
@@ -48,6 +48,7 @@ export class Runner {
     const inserted = (await first!.sequence!.stats()).length > first!.read;
     if (inserted) {
       // Only the drawing has failed.
+      await this.#device.submit(() => this.#readKept(batch));
       this.#advance(batch);
       for (const [row, choice] of rows.entries()) {
         const one = { ...batch, rows: [choice], drawn: batch.drawn.subarray(row, row + 1), logprobs: [undefined] };
@@ -75,7 +76,7 @@ export class Runner {
       if (rows.length > 0) this.#rows.bind(rows);
       if (pieces.length > 0) this.#mixed(batch);
       else this.#rows.step(batch.failures);
-      return Promise.all([this.#read(batch, 0), this.#model.cache.stats().then(this.#onPool)]);
+      return Promise.all([this.#read(batch, 0), this.#readKept(batch), this.#model.cache.stats().then(this.#onPool)]);
     });
     this.#advance(batch);
     this.#rows.drawn(batch.drawn);
@@ -83,7 +84,7 @@ export class Runner {
 
   /** Enqueues a step with pieces of prompts, behind the rows. */
   #mixed({ rows, pieces, failures }: Batch): void {
-    const { network, cache } = this.#model;
+    const { cache } = this.#model;
     const ids = rows.map((choice) => choice.ids[choice.read]!);
     const offsets = [...rows.keys(), rows.length];
     for (const piece of pieces) {
@@ -91,13 +92,12 @@ export class Runner {
       offsets.push(ids.length);
     }
     const sequences = [...rows, ...pieces.map(({ choice }) => choice)];
-    const a = this.#memory.take(ids.length);
-    a.ids.write(Int32Array.from(ids));
+    const step = this.#memory.take(ids.length);
+    step.ids.write(Int32Array.from(ids));
     using slots = this.#device.from(Int32Array.from(sequences, ({ sequence }) => sequence!.slot));
     using starts = this.#device.from(Int32Array.from(offsets));
-    forward(network, a, cache, { slots, offsets: starts });
-    if (rows.length === 0) return;
-    project(network, this.#rows.logits(0, rows.length), a.normed.slice(0, 0, rows.length));
+    if (rows.length === 0) return step.forward(cache, { slots, offsets: starts });
+    step.forward(cache, { slots, offsets: starts, logits: this.#rows.logits(0, rows.length) });
     this.#rows.draw(0, rows.length, failures);
   }
 
@@ -120,6 +120,19 @@ export class Runner {
     const [tokens, all] = await Promise.all([ids as Promise<Int32Array>, Promise.all(logits)]);
     drawn.set(tokens);
     for (const [row, found] of all.entries()) if (found) logprobs[row] = tokenLogprobs(found.values, drawn[row]!, found.count);
+  }
+
+  /** Asks what is kept of the tokens of the last step, where somebody wants to know. */
+  async #readKept({ rows, pieces, kept }: Batch): Promise<void> {
+    const parts = [...rows.map((choice) => ({ choice, count: 1 })), ...pieces.map(({ choice, ids }) => ({ choice, count: ids.length }))];
+    if (parts.every(({ choice }) => !choice.kept)) return;
+    const tokens = parts.reduce((sum, { count }) => sum + count, 0);
+    const utilities = (await this.#memory.take(tokens).utilities?.read()) as Float32Array | undefined;
+    let start = 0;
+    for (const { choice, count } of parts) {
+      if (choice.kept) kept.set(choice, keptOf(this.#model.cache, utilities, choice.request.options.threshold, start, start + count));
+      start += count;
+    }
   }
 
   #advance({ rows, pieces }: Batch): void {

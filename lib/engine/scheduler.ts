@@ -140,6 +140,7 @@ export class Scheduler {
       return;
     }
     choice.request.begin(choice.read);
+    choice.request.emit(choice.reading());
     this.#running.add(choice);
     await pages.refresh();
   }
@@ -152,7 +153,7 @@ export class Scheduler {
     try {
       for (const sibling of siblings) {
         sibling.sequence = await sequence!.fork();
-        sibling.exact = choice.exact;
+        sibling.follow(choice);
         this.#running.add(sibling);
       }
     } catch (error) {

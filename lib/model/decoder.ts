@@ -2,8 +2,7 @@ import { invalid } from '../check.js';
 import { Progress } from '../constrain/constraint.js';
 import { resolveSampling, type SamplingOptions } from '../sampling-options.js';
 import type { Device, Graph, KvCache, Sequence, Tensor } from '../ops.js';
-import { ActivationMemory } from './activations.js';
-import { forward, type Network, project } from './forward.js';
+import type { Network } from './network.js';
 import { Sampler, TokenMask } from './sampler.js';
 
 /** One sequence of a {@link Decoder}. */
@@ -45,21 +44,20 @@ export class Decoder implements Disposable {
     for (const [row, { prompt }] of rows.entries()) {
       if (prompt) sampler.recordPrompt(row, device.from(Int32Array.from(prompt)));
     }
-    const memory = new ActivationMemory(device, network.config, network.weights, rows.length);
-    const activations = memory.take(rows.length);
+    const memory = network.createMemory(rows.length);
+    const step = memory.take(rows.length);
     const slots = device.from(Int32Array.from(rows, ({ sequence }) => sequence.slot));
     const offsets = device.from(Int32Array.from({ length: rows.length + 1 }, (_, row) => row));
     this.#device = device;
     this.#rows = rows;
-    this.#ids = activations.ids;
+    this.#ids = step.ids;
     this.#ids.write(Int32Array.from(rows, ({ next }) => next));
-    this.#logits = device.tensor('f32', [rows.length, vocabSize]);
-    this.#positions = activations.positions;
+    const logits = (this.#logits = device.tensor('f32', [rows.length, vocabSize]));
+    this.#positions = step.positions;
     this.#sampler = sampler;
     this.#mask = rows.some(({ progress }) => progress) ? new TokenMask(device, rows.length, vocabSize) : undefined;
     this.#graph = device.capture(() => {
-      forward(network, activations, cache, { slots, offsets });
-      project(network, this.#logits, activations.normed);
+      step.forward(cache, { slots, offsets, logits });
       // After the insertion: a step that the pool refuses samples nothing and can be run again.
       if (!this.#mask) this.#sample();
     });
@@ -73,7 +71,7 @@ export class Decoder implements Disposable {
    */
   async step(): Promise<Int32Array> {
     const allowed = this.#rows.map(({ progress }) => progress?.allowed());
-    const ids = await this.#device.submit(() => {
+    const run = this.#device.submit(() => {
       this.#graph.launch();
       if (this.#mask) {
         this.#mask.write(allowed);
@@ -81,10 +79,12 @@ export class Decoder implements Disposable {
       }
       return this.#ids.read() as Promise<Int32Array>;
     });
-    for (const [row, { sequence, progress }] of this.#rows.entries()) {
-      sequence.advance(1);
-      progress?.accept(ids[row]!);
-    }
+    const ids = await run.catch((error: unknown) => {
+      this.#mask?.doubt();
+      throw error;
+    });
+    for (const { sequence } of this.#rows) sequence.advance(1);
+    for (const [row, { progress }] of this.#rows.entries()) progress?.accept(ids[row]!);
     return ids;
   }
 

@@ -2,30 +2,25 @@ import type { ModelConfig } from '../checkpoint/config.js';
 import * as ops from '../ops.js';
 import type { KvCache, Tensor } from '../ops.js';
 import type { Activations } from './activations.js';
+import type { Batch } from './network.js';
 import type { ModelWeights } from './weights.js';
 
 /** What does not change between steps. */
-export interface Network {
+export interface Llama {
   config: ModelConfig;
   weights: ModelWeights;
   /** [D/2], see rope.ts */
   inverseFrequencies: Tensor;
 }
 
-/** Which sequences a step is for: sequence slots[b] has the tokens offsets[b] to offsets[b + 1]. */
-export interface Batch {
-  slots: Tensor; // [B] i32
-  offsets: Tensor; // [B + 1] i32
-}
-
 /**
  * Enqueues one step through the cache: from a.ids to the normalised hidden states in a.normed [T, C], and the
  * new pairs into the cache. Prefill chunks and decode steps alike.
  */
-export function forward(network: Network, a: Activations, cache: KvCache, batch: Batch): void {
-  const scale = 1 / Math.sqrt(network.config.headDim);
+export function forward(llama: Llama, a: Activations, cache: KvCache, batch: Batch): void {
+  const scale = 1 / Math.sqrt(llama.config.headDim);
   ops.positions(a.positions, cache, batch.slots, batch.offsets);
-  runLayers(network, a, false, (layer) => {
+  runLayers(llama, a, false, (layer) => {
     const { keys, values, utilities } = a.layers[layer]!;
     ops.attention(a.contextHeads, a.q, keys, values, utilities, cache, layer, batch.slots, batch.offsets, scale);
   });
@@ -36,10 +31,10 @@ export function forward(network: Network, a: Activations, cache: KvCache, batch:
  * The same without a cache, over whole sequences, in the form that training uses: gates are added to the
  * scores as log utilities ('soft'), or all open ('dense'). Positions come from a.positions.
  */
-export function forwardGated(network: Network, a: Activations, offsets: Tensor, mode: 'soft' | 'dense'): void {
-  const { headDim, spkv } = network.config;
+export function forwardGated(llama: Llama, a: Activations, offsets: Tensor, mode: 'soft' | 'dense'): void {
+  const { headDim, spkv } = llama.config;
   const scale = 1 / Math.sqrt(headDim);
-  runLayers(network, a, true, (layer) => {
+  runLayers(llama, a, true, (layer) => {
     const { keys, values, utilities } = a.layers[layer]!;
     const gates = mode === 'soft' ? utilities : null;
     ops.gatedAttention(a.contextHeads, null, a.q, keys, values, gates, offsets, spkv?.window ?? 1, scale);
@@ -47,11 +42,11 @@ export function forwardGated(network: Network, a: Activations, offsets: Tensor, 
 }
 
 /** Logits [n, V] of hidden states [n, C]. */
-export function project(network: Network, logits: Tensor, hidden: Tensor): void {
-  ops.matmul(logits, hidden, network.weights.head);
+export function project(llama: Llama, logits: Tensor, hidden: Tensor): void {
+  ops.matmul(logits, hidden, llama.weights.head);
 }
 
-function runLayers({ config, weights, inverseFrequencies }: Network, a: Activations, logUtilities: boolean, attend: (layer: number) => void): void {
+function runLayers({ config, weights, inverseFrequencies }: Llama, a: Activations, logUtilities: boolean, attend: (layer: number) => void): void {
   const epsilon = config.rmsNormEps;
   ops.rotaryAngles(a.angles, a.positions, inverseFrequencies);
   ops.embedding(a.x, a.ids, weights.embedding);

@@ -1,16 +1,15 @@
 import { totalmem } from 'node:os';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js';
-import type { ModelConfig } from '../checkpoint/config.js';
 import { abortSignal, callback, integer, invalid, number, oneOf, options } from '../check.js';
 import { SpkvError } from '../errors.js';
 import * as ops from '../ops.js';
-import { Device, type DeviceOptions, type KvCache, openDevice, type Sequence, type Tensor } from '../ops.js';
-import { type Activations, ActivationMemory } from './activations.js';
+import { Device, type DeviceOptions, type KvCache, openDevice, type Sequence } from '../ops.js';
 import { Decoder, type DecoderRow } from './decoder.js';
-import { forward, forwardGated, type Network, project } from './forward.js';
+import { LlamaNetwork } from './llama-network.js';
+import type { Batch, Network, NetworkConfig, Step, StepMemory } from './network.js';
 import { inverseFrequencies } from './rope.js';
 import { checkTokenIds } from './token-ids.js';
-import { disposeWeights, loadWeights, type ModelWeights } from './weights.js';
+import { loadWeights } from './weights.js';
 
 export interface ModelOptions extends DeviceOptions {
   /** 'auto', 'cpu', 'cuda:0' (see {@link openDevice}), or a device that is open already. Defaults to 'auto'. */
@@ -39,8 +38,8 @@ const OPTION_NAMES = [
 /** Ring of a model without predictors, which keeps everything anyway. */
 const DENSE_WINDOW = 128;
 const DEFAULT_CHUNK = 512;
-/** Rows of logits that exist at a time while a whole text is scored. */
-const LOGIT_ROWS = 64;
+/** Most logits that exist at a time while a text is scored. */
+const SCORED_LOGITS = 1 << 26;
 
 /** New tokens of one sequence in a step. */
 export interface StepInput {
@@ -54,11 +53,18 @@ export interface PrefillOptions {
   signal?: AbortSignal;
 }
 
+/** Where a network came from. */
+export interface NetworkFiles {
+  readonly dir: string;
+  /** Bytes of all weights. */
+  readonly bytes: number;
+}
+
 /** {@link ModelOptions}, checked, with the defaults that do not depend on the model filled in. */
 export type CheckedOptions = ModelOptions & Required<Pick<ModelOptions, 'cacheDtype' | 'slack' | 'chunk'>>;
 
 /** All values are checked before anything is loaded. */
-function checked(opts: ModelOptions | undefined): CheckedOptions {
+export function checkModelOptions(opts: ModelOptions | undefined): CheckedOptions {
   const given = options(opts, 'model options', OPTION_NAMES);
   if (given.kvMemory !== undefined) integer(given.kvMemory, 'kvMemory', 1);
   callback(given.onProgress, 'onProgress');
@@ -75,11 +81,11 @@ function checked(opts: ModelOptions | undefined): CheckedOptions {
 /** Opens a checkpoint directory and brings its weights to the device: what {@link Model} is made of. */
 export async function loadNetwork(
   dir: string, opts?: ModelOptions,
-): Promise<{ checkpoint: Checkpoint; device: Device; weights: ModelWeights; options: CheckedOptions }> {
-  const given = checked(opts);
+): Promise<{ checkpoint: Checkpoint; device: Device; network: Network; options: CheckedOptions }> {
+  const given = checkModelOptions(opts);
   given.signal?.throwIfAborted();
   const checkpoint = await openCheckpoint(dir);
-  const device = openGiven(given);
+  const device = openModelDevice(given);
   const weights = await loadWeights(checkpoint, device, given.onProgress, given.signal).catch((error: unknown) => {
     if (device !== given.device) device.dispose();
     throw error;
@@ -87,10 +93,13 @@ export async function loadNetwork(
   if (weights.dense) given.onWarning?.(`${dir} has no utility predictors: it runs dense, every pair is kept`);
   const unread = checkpoint.unread();
   if (unread.length > 0) given.onWarning?.(`${dir}: nothing reads ${unread.length} tensors: ${list(unread)}`);
-  return { checkpoint, device, weights, options: given };
+  const { config } = checkpoint;
+  const network = new LlamaNetwork({ config, weights, inverseFrequencies: device.from(inverseFrequencies(config)) });
+  return { checkpoint, device, network, options: given };
 }
 
-function openGiven(given: CheckedOptions): Device {
+/** The device that the options name, or the one that they give. */
+export function openModelDevice(given: ModelOptions): Device {
   const { threads, pin, instructions, precision, onWarning } = given;
   if (given.device instanceof Device) {
     const unfit = Object.entries({ threads, pin, instructions, precision }).find(([, value]) => value !== undefined);
@@ -108,28 +117,27 @@ function openGiven(given: CheckedOptions): Device {
 
 /** A model on a device, at the level of token ids. */
 export class Model implements Disposable {
-  readonly checkpoint: Checkpoint;
-  readonly config: ModelConfig;
+  readonly checkpoint: NetworkFiles;
+  readonly config: NetworkConfig;
   readonly device: Device;
   readonly cache: KvCache;
-  /** True when the checkpoint has no predictors. */
+  /** True without predictors: every pair is kept. */
   readonly dense: boolean;
   readonly chunk: number;
   /** @internal */
   readonly network: Network;
   readonly #ownsDevice: boolean;
-  #memory: ActivationMemory | undefined;
+  #memory: StepMemory | undefined;
 
   /** @internal Use loadModel. */
-  constructor(checkpoint: Checkpoint, device: Device, weights: ModelWeights, given: CheckedOptions) {
-    const { config } = checkpoint;
+  constructor(checkpoint: NetworkFiles, device: Device, network: Network, given: CheckedOptions) {
     this.checkpoint = checkpoint;
-    this.config = config;
+    this.config = network.config;
     this.device = device;
     this.#ownsDevice = given.device !== device;
-    this.dense = weights.dense;
+    this.dense = network.dense;
     this.chunk = given.chunk;
-    this.network = { config, weights, inverseFrequencies: device.from(inverseFrequencies(config)) };
+    this.network = network;
     this.cache = this.#createCache(given);
   }
 
@@ -164,11 +172,9 @@ export class Model implements Disposable {
     this.#checkInputs(inputs);
     using logits = this.device.tensor('f32', [inputs.length, this.config.vocabSize]);
     const flat = await this.device.submit(() => {
-      const { a, last } = this.#enqueue(inputs);
-      const gathered = this.device.tensor(a.normed.dtype, [inputs.length, this.config.hiddenSize]);
-      ops.embedding(gathered, last, a.normed);
-      project(this.network, logits, gathered);
-      gathered.dispose();
+      let end = 0;
+      const rows = this.device.from(Int32Array.from(inputs, ({ ids }) => (end += ids.length) - 1));
+      this.#enqueue(inputs, { logits, rows });
       return logits.read() as Promise<Float32Array>;
     }, signal);
     for (const { sequence, ids } of inputs) sequence.advance(ids.length);
@@ -181,8 +187,7 @@ export class Model implements Disposable {
     this.#checkInputs([{ sequence, ids }]);
     using logits = this.device.tensor('f32', [ids.length, this.config.vocabSize]);
     const flat = await this.device.submit(() => {
-      const { a } = this.#enqueue([{ sequence, ids }]);
-      project(this.network, logits, a.normed);
+      this.#enqueue([{ sequence, ids }], { logits });
       return logits.read() as Promise<Float32Array>;
     }, signal);
     sequence.advance(ids.length);
@@ -191,13 +196,14 @@ export class Model implements Disposable {
 
   /**
    * Reads `ids` into a sequence and resolves with the log-probability of every token given those before it, in
-   * nats: [n], 0 for the first, whose predecessor is unknown. Logits exist for a few rows at a time.
+   * nats: [n], 0 for the first, whose predecessor is unknown.
    */
   async score(sequence: Sequence, ids: ArrayLike<number>, opts?: PrefillOptions): Promise<Float32Array> {
     const { onProgress, signal } = checkedPrefill(opts);
     this.#checkIds(ids, 'ids');
     const result = new Float32Array(ids.length);
-    for (const { start, piece } of this.#pieces(ids)) {
+    const most = Math.max(1, Math.floor(SCORED_LOGITS / this.config.vocabSize));
+    for (const { start, piece } of this.#pieces(ids, Math.min(this.chunk, most))) {
       const next = Array.prototype.slice.call(ids, start + 1, start + 1 + piece.length) as number[];
       const scores = await this.#scoreChunk(sequence, piece, next, signal);
       result.set(scores.subarray(0, next.length), start + 1);
@@ -219,7 +225,7 @@ export class Model implements Disposable {
     const result = new Float32Array(layers * ids.length * kvHeads);
     try {
       for (const { start, piece } of this.#pieces(ids)) {
-        const utilities = await this.device.submit(() => this.#enqueue([{ sequence, ids: piece }]).a.utilities!.read() as Promise<Float32Array>);
+        const utilities = await this.device.submit(() => this.#enqueue([{ sequence, ids: piece }]).utilities!.read() as Promise<Float32Array>);
         const width = piece.length * kvHeads;
         for (let layer = 0; layer < layers; layer++) {
           result.set(utilities.subarray(layer * width, (layer + 1) * width), (layer * ids.length + start) * kvHeads);
@@ -235,15 +241,10 @@ export class Model implements Disposable {
     this.#checkInputs([{ sequence, ids }]);
     using targets = this.device.from(Int32Array.from(ids, (_, i) => next[i] ?? -1));
     using scores = this.device.tensor('f32', [ids.length]);
-    using logits = this.device.tensor('f32', [Math.min(LOGIT_ROWS, ids.length), this.config.vocabSize]);
+    using logits = this.device.tensor('f32', [ids.length, this.config.vocabSize]);
     const result = await this.device.submit(() => {
-      const { a } = this.#enqueue([{ sequence, ids }]);
-      for (let start = 0; start < ids.length; start += LOGIT_ROWS) {
-        const end = Math.min(ids.length, start + LOGIT_ROWS);
-        const rows = logits.slice(0, 0, end - start);
-        project(this.network, rows, a.normed.slice(0, start, end));
-        ops.logProbabilities(scores.slice(0, start, end), rows, targets.slice(0, start, end));
-      }
+      this.#enqueue([{ sequence, ids }], { logits });
+      ops.logProbabilities(scores, logits, targets);
       return scores.read() as Promise<Float32Array>;
     }, signal);
     sequence.advance(ids.length);
@@ -272,36 +273,28 @@ export class Model implements Disposable {
     this.#checkIds(ids, 'ids');
     oneOf(mode, 'mode', ['soft', 'dense']);
     if (mode === 'soft' && this.dense) throw new SpkvError('UNSUPPORTED', 'A model without predictors has no soft gates');
-    const memory = new ActivationMemory(this.device, this.config, this.network.weights, ids.length, true);
-    try {
-      using offsets = this.device.from(Int32Array.of(0, ids.length));
-      using logits = this.device.tensor('f32', [ids.length, this.config.vocabSize]);
-      return await this.device.submit(() => {
-        const a = memory.take(ids.length);
-        a.ids.write(Int32Array.from(ids));
-        a.positions.write(Int32Array.from(ids, (_, i) => i));
-        forwardGated(this.network, a, offsets, mode);
-        project(this.network, logits, a.normed);
-        return logits.read() as Promise<Float32Array>;
-      });
-    } finally {
-      memory.dispose();
-    }
+    const { network } = this;
+    if (!network.forwardGated) throw new SpkvError('UNSUPPORTED', 'An exported graph has attention through the cache only');
+    using logits = this.device.tensor('f32', [ids.length, this.config.vocabSize]);
+    return await this.device.submit(() => {
+      network.forwardGated!(logits, Int32Array.from(ids), mode);
+      return logits.read() as Promise<Float32Array>;
+    });
   }
 
-  /** Enqueues a step up to the hidden states. No awaiting happens here, so steps of several callers never mix. */
-  #enqueue(inputs: readonly StepInput[]): { a: Activations; last: Tensor } {
+  /** Enqueues a step. No awaiting happens here, so steps of several callers never mix. */
+  #enqueue(inputs: readonly StepInput[], wanted: Pick<Batch, 'logits' | 'rows'> = {}): Step {
     const offsets = [0];
     for (const { ids } of inputs) offsets.push(offsets.at(-1)! + ids.length);
     const tokens = offsets.at(-1)!;
     if (!this.#memory || this.#memory.tokens < tokens) {
-      this.#memory = new ActivationMemory(this.device, this.config, this.network.weights, Math.max(tokens, Math.min(this.chunk, DEFAULT_CHUNK)));
+      this.#memory = this.network.createMemory(Math.max(tokens, Math.min(this.chunk, DEFAULT_CHUNK)));
     }
-    const a = this.#memory.take(tokens);
-    a.ids.write(Int32Array.from(inputs.flatMap(({ ids }) => Array.from(ids))));
+    const step = this.#memory.take(tokens);
+    step.ids.write(Int32Array.from(inputs.flatMap(({ ids }) => Array.from(ids))));
     const slots = this.device.from(Int32Array.from(inputs, ({ sequence }) => sequence.slot));
-    forward(this.network, a, this.cache, { slots, offsets: this.device.from(Int32Array.from(offsets)) });
-    return { a, last: this.device.from(Int32Array.from(inputs, (_, row) => offsets[row + 1]! - 1)) };
+    step.forward(this.cache, { slots, offsets: this.device.from(Int32Array.from(offsets)), ...wanted });
+    return step;
   }
 
   #checkInputs(inputs: readonly StepInput[]): void {
@@ -314,9 +307,9 @@ export class Model implements Disposable {
   }
 
   /** The chunks in which a text is read. */
-  *#pieces(ids: ArrayLike<number>): Generator<{ start: number; piece: number[] }> {
-    for (let start = 0; start < ids.length; start += this.chunk) {
-      yield { start, piece: Array.prototype.slice.call(ids, start, start + this.chunk) as number[] };
+  *#pieces(ids: ArrayLike<number>, size = this.chunk): Generator<{ start: number; piece: number[] }> {
+    for (let start = 0; start < ids.length; start += size) {
+      yield { start, piece: Array.prototype.slice.call(ids, start, start + size) as number[] };
     }
   }
 
@@ -330,7 +323,7 @@ export class Model implements Disposable {
 
   #createCache({ cacheDtype, slack, kvMemory = defaultKvMemory(this.device) }: CheckedOptions): KvCache {
     const { layers, kvHeads, headDim, spkv } = this.config;
-    const dtype = cacheDtype === 'auto' ? (this.network.weights.embedding.dtype === 'bf16' ? 'bf16' : 'f32') : cacheDtype;
+    const dtype = cacheDtype === 'auto' ? this.network.cacheDtype : cacheDtype;
     const window = spkv?.window ?? DENSE_WINDOW;
     const pageBytes = this.device.pageBytes(headDim, dtype);
     const capacityPages = Math.min(2 ** 31 - 1, Math.floor(kvMemory / pageBytes));
@@ -346,7 +339,7 @@ export class Model implements Disposable {
     this.#memory?.dispose();
     this.#memory = undefined;
     this.cache.dispose();
-    disposeWeights(this.network.weights);
+    this.network.dispose();
     if (this.#ownsDevice) this.device.dispose();
   }
 

@@ -39,6 +39,7 @@ export class TokenMask {
   readonly #words: number;
   /** What each row has; undefined: all tokens. */
   readonly #rows: (TokenSet | undefined)[];
+  #certain = true;
 
   constructor(device: Device, most: number, vocabSize: number) {
     this.#words = Math.ceil(vocabSize / 32);
@@ -52,7 +53,7 @@ export class TokenMask {
   write(allowed: readonly (TokenSet | undefined)[]): void {
     let changed = false;
     for (const [row, set] of allowed.entries()) {
-      if (set === this.#rows[row]) continue;
+      if (this.#certain && set === this.#rows[row]) continue;
       const words = this.#host.subarray(row * this.#words, (row + 1) * this.#words);
       if (set) writeBits(words, set);
       else words.fill(-1);
@@ -60,6 +61,12 @@ export class TokenMask {
       changed = true;
     }
     if (changed) this.rows(0, allowed.length).write(this.#host.subarray(0, allowed.length * this.#words));
+    this.#certain = true;
+  }
+
+  /** A step has failed: what was to be written may not have been. */
+  doubt(): void {
+    this.#certain = false;
   }
 
   /** Of rows [start, end). */

@@ -2,6 +2,7 @@ import type { Checkpoint } from '../checkpoint/checkpoint.js';
 import { checkedWeightPlan, type LayerPlan, type TensorRef } from '../checkpoint/weights.js';
 import { withFile } from '../files.js';
 import { SpkvError } from '../errors.js';
+import { halvesToFloats } from '../half.js';
 import * as ops from '../ops.js';
 import type { Device, Tensor } from '../ops.js';
 
@@ -170,23 +171,4 @@ export class TensorLoader {
     });
     return tensor;
   }
-}
-
-let halfTable: Float32Array | undefined;
-
-/** IEEE 754 binary16 bits as numbers. By table, since files have thousands of millions of them. */
-function halvesToFloats(halves: Uint16Array): Float32Array {
-  const table = (halfTable ??= Float32Array.from({ length: 1 << 16 }, (_, bits) => halfToFloat(bits)));
-  const floats = new Float32Array(halves.length);
-  for (let i = 0; i < halves.length; i++) floats[i] = table[halves[i]!]!;
-  return floats;
-}
-
-function halfToFloat(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const fraction = bits & 1023;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  if (exponent === 31) return fraction ? NaN : sign * Infinity;
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }

@@ -5,18 +5,22 @@ import { forwardLayer, type Pass } from './forward.js';
 
 /**
  * Enqueues the backward pass: adds the gradients of the sum of all losses to `gradients`. The losses of the tokens come
- * to passing.losses. With `recompute` the layers share their activations, which are made anew.
+ * to passing.losses. With `recompute` the layers share their activations, which are made anew. `completed` is told when
+ * nothing more will come for a block of the layout, from the last block to the first.
  */
-export function backward(pass: Pass, gradients: ModelWeights, recompute: boolean): void {
+export function backward(pass: Pass, gradients: ModelWeights, recompute: boolean, completed: (block: number) => void = () => {}): void {
   const { activations: { layers, passing }, weights } = pass;
   lossAndHead(pass, gradients);
+  completed(layers.length + 1);
   for (let index = layers.length - 1; index >= 0; index--) {
     // The last layer's are still there.
     if (recompute && index < layers.length - 1) forwardLayer(pass, index);
     backwardMlp(pass, index, weights.layers[index]!, gradients.layers[index]!);
     backwardAttention(pass, index, weights.layers[index]!, gradients.layers[index]!);
+    completed(index + 1);
   }
   ops.embeddingBackward(gradients.embedding, passing.ids, passing.dx);
+  completed(0);
 }
 
 /**

@@ -1,18 +1,13 @@
-import { randomBytes } from 'node:crypto';
-import { copyFile, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { copyCompanions } from '../checkpoint/companions.js';
 import { type TensorToWrite, writeSafetensors } from '../checkpoint/safetensors-write.js';
 import { failure, fileError, kindOf } from '../files.js';
 import { isObject, type JsonObject, readOptionalJson } from '../json.js';
-import { writeWhole } from './write-whole.js';
+import { beside, writeDirectory, writeWhole } from '../write.js';
 
 const NAME = /^step-(\d{8,})$/;
 const TEMPORARY = /^\.(step-\d+|model)\.[0-9a-f]{12}\.(tmp|old)$/;
-/** Files of a checkpoint that training does not change. */
-const COPIED = [
-  'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json', 'tokenizer.model', 'vocab.json', 'merges.txt',
-  'chat_template.jinja', 'generation_config.json',
-];
 export const STATE_FILE = 'training.json';
 export const STATE_TENSORS = 'training.safetensors';
 
@@ -58,7 +53,7 @@ export class Checkpoints {
   /** Writes a checkpoint. Whatever ends the process meanwhile, others stay as they are. Errors: FILE. */
   async save(step: number, content: CheckpointContent): Promise<string> {
     const path = this.path(step);
-    await writeDirectory(path, content);
+    await writeCheckpoint(path, content);
     return path;
   }
 
@@ -81,37 +76,17 @@ export class Checkpoints {
   }
 }
 
-/**
- * Writes a checkpoint directory under another name, which then becomes `path`; one that is there is replaced.
- * Errors: FILE.
- */
-export async function writeDirectory(path: string, content: CheckpointContent): Promise<void> {
-  const temporary = beside(path, 'tmp');
-  try {
-    await mkdir(temporary);
-    await copyTokenizer(content.tokenizerDir, temporary);
+/** Writes a checkpoint directory, which is there as a whole or not at all; one that is there is replaced. Errors: FILE. */
+export function writeCheckpoint(path: string, content: CheckpointContent): Promise<void> {
+  return writeDirectory(path, async (temporary) => {
+    if (content.tokenizerDir !== undefined) await copyCompanions(content.tokenizerDir, temporary);
     await writeWhole(join(temporary, 'config.json'), `${JSON.stringify(content.config, null, 2)}\n`);
     await writeSafetensors(join(temporary, 'model.safetensors'), content.weights, { format: 'pt' });
     if (content.training) {
       await writeSafetensors(join(temporary, STATE_TENSORS), content.training.tensors);
       await writeWhole(join(temporary, STATE_FILE), `${JSON.stringify(content.training.state, null, 2)}\n`);
     }
-    await syncDirectory(temporary);
-    if ((await kindOf(path)) !== undefined) await replace(path, temporary);
-    else await rename(temporary, path);
-    await syncDirectory(join(path, '..'));
-  } catch (error) {
-    await rm(temporary, { recursive: true, force: true }).catch(() => {});
-    throw (error as NodeJS.ErrnoException).syscall === undefined ? error : failure(path, 'written', error);
-  }
-}
-
-/** A directory cannot be renamed over another one: for a moment there is neither. */
-async function replace(path: string, temporary: string): Promise<void> {
-  const old = beside(path, 'old');
-  await rename(path, old);
-  await rename(temporary, path);
-  await rm(old, { recursive: true, force: true });
+  });
 }
 
 /** Renamed first, so that a removal that is cut short leaves nothing that looks like a checkpoint. */
@@ -125,32 +100,10 @@ async function remove(path: string): Promise<void> {
   }
 }
 
-function beside(path: string, ending: 'tmp' | 'old'): string {
-  const name = path.split(/[/\\]/).at(-1)!;
-  return join(path, '..', `.${name}.${randomBytes(6).toString('hex')}.${ending}`);
-}
-
-async function copyTokenizer(from: string | undefined, to: string): Promise<void> {
-  if (from === undefined) return;
-  for (const name of COPIED) {
-    if ((await kindOf(join(from, name))) === 'file') await copyFile(join(from, name), join(to, name));
-  }
-}
-
 async function readNames(dir: string): Promise<string[]> {
   try {
     return await readdir(dir);
   } catch (error) {
     throw failure(dir, 'listed', error);
-  }
-}
-
-/** Makes sure that the names in a directory outlast a power cut. */
-async function syncDirectory(path: string): Promise<void> {
-  const directory = await open(path, 'r');
-  try {
-    await directory.sync();
-  } finally {
-    await directory.close();
   }
 }

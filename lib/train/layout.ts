@@ -44,6 +44,7 @@ const ALIGNMENT = 64;
 export class Layout {
   readonly config: ModelConfig;
   readonly parts: readonly Part[];
+  /** The embedding, the layers in order, the output. */
   readonly blocks: readonly Block[];
   /** Elements in all. */
   readonly size: number;

@@ -1,7 +1,7 @@
 import { appendFile, readFile } from 'node:fs/promises';
 import { failure, kindOf } from '../files.js';
 import type { RecallResult } from './recall.js';
-import { writeWhole } from './write-whole.js';
+import { writeWhole } from '../write.js';
 
 /** What a run writes to its log, one JSON object a line. Steps are counted from 1: the number of steps done. */
 export type LogRecord = StartRecord | StepRecord | ValidationRecord | SaveRecord | RecallRecord | EndRecord;
@@ -13,6 +13,8 @@ export interface StartRecord {
   steps: number;
   time: string;
   device: string;
+  /** Processes that train together, each on such a device. */
+  ranks: number;
   /** All settings, with their defaults. */
   settings: Readonly<Record<string, unknown>>;
   parameters: number;

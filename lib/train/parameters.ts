@@ -92,6 +92,13 @@ export class Parameters implements Disposable {
     return this.layout.part(this.gradients, name).readFloats();
   }
 
+  /** A number that is the same where all weights are. */
+  async checksum(): Promise<number> {
+    using sum = this.device.tensor('f32', [1]);
+    ops.squaredNorm(sum, this.values);
+    return (await sum.readFloats())[0]!;
+  }
+
   /** Brings the copies up to date after the values were written from outside. */
   refresh(): void {
     if (this.copies) ops.copy(this.copies, this.values);

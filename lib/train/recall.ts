@@ -3,6 +3,7 @@ import type { Device } from '../device.js';
 import { loadModel } from '../text-model.js';
 import type { Model } from '../model/model.js';
 import type { NeedleRow } from './data/needles.js';
+import { Alone, type Group } from './parallel/group.js';
 
 /** How well a model remembers notes at one threshold. */
 export interface RecallResult {
@@ -13,16 +14,22 @@ export interface RecallResult {
   density: number;
 }
 
-/** Reads sequences with needles through the cache of a model on disk, as inference does, at several thresholds. */
+/**
+ * Reads sequences with needles through the cache of a model on disk, as inference does, at several thresholds; every rank
+ * takes a share of them.
+ */
 export async function measureRecall(
-  dir: string, device: Device, rows: readonly NeedleRow[], thresholds: readonly number[], signal?: AbortSignal,
+  dir: string, device: Device, rows: readonly NeedleRow[], thresholds: readonly number[], group: Group = new Alone(), signal?: AbortSignal,
 ): Promise<RecallResult[]> {
   using model = await loadModel(dir, { device, ...(signal && { signal }) });
   const results: RecallResult[] = [];
   for (const threshold of thresholds) {
+    const own: Awaited<ReturnType<typeof readRow>>[] = [];
+    for (let i = group.rank; i < rows.length; i += group.size) own.push(await readRow(model, rows[i]!, threshold, signal));
+    const all = await group.exchange('recall', own);
     let [right, asked, density] = [0, 0, 0];
-    for (const row of rows) {
-      const found = await readRow(model, row, threshold, signal);
+    for (const [i, row] of rows.entries()) {
+      const found = all[i % group.size]![Math.floor(i / group.size)]!;
       right += found.right;
       asked += row.values.length;
       density += found.density / rows.length;

@@ -4,6 +4,7 @@ import { SpkvError } from '../errors.js';
 import { fileError } from '../files.js';
 import { type JsonObject, readOptionalJson } from '../json.js';
 import { type DataSource, type DataSources, resolveSources } from './data/sources.js';
+import type { Ranks } from './parallel/ranks.js';
 import { type CheckedSettings, checkSettings, type GivenSettings, SETTING_NAMES, SETTINGS, type SettingName } from './settings.js';
 import type { TrainEvent } from './train.js';
 
@@ -28,6 +29,8 @@ export interface TrainOptions extends GivenSettings {
   threads?: number;
   /** Floating-point operations per second that utilisation refers to. Defaults to a measurement. */
   peakFlops?: number;
+  /** The processes that train together. Defaults to what the environment says: see the manual. */
+  ranks?: Ranks;
   /** Told of everything that happens, see {@link TrainEvent}. */
   onProgress?: (event: TrainEvent) => void;
   onWarning?: (message: string) => void;
@@ -36,7 +39,7 @@ export interface TrainOptions extends GivenSettings {
 }
 
 const OTHER_NAMES = [
-  'model', 'config', 'tokenizer', 'data', 'validation', 'out', 'resume', 'device', 'threads', 'peakFlops', 'onProgress', 'onWarning', 'signal',
+  'model', 'config', 'tokenizer', 'data', 'validation', 'out', 'resume', 'device', 'threads', 'peakFlops', 'ranks', 'onProgress', 'onWarning', 'signal',
 ] as const satisfies readonly (keyof TrainOptions)[];
 
 /** What a run was asked for: run.json, from which it can go on. */

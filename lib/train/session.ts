@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { SpkvError } from '../errors.js';
-import { type CheckpointContent, type Checkpoints, type RunState, writeDirectory } from './checkpoints.js';
+import { type CheckpointContent, type Checkpoints, type RunState, writeCheckpoint } from './checkpoints.js';
 import type { Batch, Batches } from './data/batches.js';
 import type { TrainingData } from './data/open.js';
 import { flopsPerToken } from './flops.js';
@@ -10,6 +10,7 @@ import type { RunSettings } from './plan.js';
 import { writeReport } from './report/write.js';
 import type { Surroundings } from './run-file.js';
 import { measureRecall } from './recall.js';
+import { agree, type Group } from './parallel/group.js';
 import { planStep } from './schedule.js';
 import { restoreState, stateTensors } from './state-tensors.js';
 import type { TrainingStep } from './step.js';
@@ -25,29 +26,45 @@ export interface SessionParts {
   checkpoints: Checkpoints;
   log: RunLog;
   peakFlops: number;
+  group: Group;
 }
 
-/** A run from where it stands to its end, or to where it is stopped. */
+/** What a rank tells the others of one micro-batch. */
+interface MicroResult {
+  /** Sum over its targets. */
+  loss: number;
+  targets: number;
+  tokens: number;
+  kept: number;
+  pairs: number;
+}
+
+/**
+ * A run from where it stands to its end, or to where it is stopped. All ranks go through it alike, and know the same;
+ * rank 0 alone writes and tells of it.
+ */
 export class Session {
   #state: RunState;
   #validation: ValidationRecord | null = null;
   #validationBatches: Batch[] = [];
   #saved: number | undefined;
+  /** Whether a signal has come to some rank: all ranks stop after the same step. */
+  #stopped = false;
 
   constructor(private readonly parts: SessionParts) {
     this.#state = { step: 0, tokens: 0, seconds: 0, best: null, trainingTokens: parts.data.trainingTokens };
   }
 
   async run(): Promise<TrainResult> {
-    const { settings, data, surroundings: { signal } } = this.parts;
+    const { settings, data, group } = this.parts;
     await this.#start();
-    const batches = data.batches(settings);
+    const batches = data.batches(settings, { rank: group.rank, worldSize: group.size });
     this.#validationBatches = await data.validationBatches(settings);
     let next = read(batches, this.#state.step);
     while (this.#state.step < settings.steps) {
       const micro = await next;
       if (this.#state.step + 1 < settings.steps) next = read(batches, this.#state.step + 1);
-      if (signal?.aborted || !(await this.#step(micro))) return this.#end('stopped');
+      if (this.#stops || !(await this.#step(micro))) return this.#end('stopped');
       const { step } = this.#state;
       const last = step === settings.steps;
       const save = last || step % settings.saveEvery === 0;
@@ -57,10 +74,24 @@ export class Session {
     return this.#end('finished');
   }
 
+  /** What may break off work in the middle: alone, for other ranks would wait for the rest of it. */
+  get #signal(): AbortSignal | undefined {
+    return this.parts.group.size === 1 ? this.parts.surroundings.signal : undefined;
+  }
+
+  get #stops(): boolean {
+    return this.#stopped || this.#signal?.aborted === true;
+  }
+
+  get #writes(): boolean {
+    return this.parts.group.rank === 0;
+  }
+
   /** Takes up the last checkpoint, if the run is to go on from one. */
   async #start(): Promise<void> {
-    const { checkpoints, training, settings, data, surroundings, log, peakFlops } = this.parts;
+    const { checkpoints, training, settings, data, surroundings, log, peakFlops, group } = this.parts;
     const step = (await checkpoints.list()).at(-1) ?? 0;
+    await agree(group, 'checkpoint', { 'last checkpoint': step });
     if (step > 0) {
       this.#state = await checkpoints.readState(step);
       if (this.#state.trainingTokens !== data.trainingTokens) {
@@ -69,9 +100,10 @@ export class Session {
       await restoreState(training.optimizer, checkpoints.path(step), step);
       this.#saved = step;
     }
-    await log.rewind(step);
+    await this.#agreeOnWeights();
+    if (this.#writes) await log.rewind(step);
     await this.#tell({
-      kind: 'start', step, steps: settings.steps, time: new Date().toISOString(), device: training.device.description,
+      kind: 'start', step, steps: settings.steps, time: new Date().toISOString(), device: training.device.description, ranks: group.size,
       settings, parameters: settings.parameters, trainingTokens: data.trainingTokens, validationTokens: data.validationTokens, peakFlops,
     });
     if (data.validationTokens < 2) surroundings.onWarning('there is no validation data: the best checkpoint is not known');
@@ -79,24 +111,26 @@ export class Session {
 
   /** One step; false where the signal ended it, with everything as it was before. */
   async #step(micro: readonly Batch[]): Promise<boolean> {
-    const { training, settings, surroundings: { signal }, peakFlops } = this.parts;
+    const { training, settings, surroundings, peakFlops, group } = this.parts;
+    const signal = this.#signal;
     const plan = planStep(this.#state.step, settings);
     const mode = plan.mode === 'annealed' ? { alpha: plan.alpha, threshold: settings.threshold } : plan.mode;
     const before = performance.now();
-    let [loss, targets, tokens, kept, pairs] = [0, 0, 0, 0, 0];
-    for (const batch of micro) {
-      const result = await stoppable(this.#explained(training.accumulate(batch, mode, signal ? { signal } : {})), signal);
+    const own: MicroResult[] = [];
+    for (const [i, batch] of micro.entries()) {
+      const result = await stoppable(this.#explained(training.accumulate(batch, mode, { last: i === micro.length - 1, ...(signal && { signal }) })), signal);
       if (!result) return false;
-      loss += result.loss * result.tokens;
-      targets += result.tokens;
-      tokens += batch.ids.length;
-      kept += mean(result.density) * result.pairs;
-      pairs += result.pairs;
+      own.push({
+        loss: result.loss * result.tokens, targets: result.tokens, tokens: batch.ids.length, kept: mean(result.density) * result.pairs, pairs: result.pairs,
+      });
     }
+    const all = await group.exchange('step', { own, stop: surroundings.signal?.aborted === true });
+    this.#stopped = group.size > 1 && all.some(({ stop }) => stop);
+    const { loss, targets, tokens, kept, pairs } = sum(all.flatMap((rank) => rank.own));
     const { predictorRate: predictorScale, clip, weightDecay, beta1, beta2, epsilon } = settings;
     const { gradientNorm } = await this.#explained(training.update({
       learningRate: plan.learningRate, predictorScale, frozenPredictor: !plan.trainPredictor, clip, weightDecay, beta1, beta2, epsilon,
-    }));
+    }, targets));
     const seconds = (performance.now() - before) / 1000;
     const { step, tokens: seen, ...rest } = this.#state;
     this.#state = { ...rest, step: step + 1, tokens: seen + tokens, seconds: rest.seconds + seconds };
@@ -104,7 +138,7 @@ export class Session {
       kind: 'step', step: step + 1, tokens: seen + tokens, mode: plan.mode, alpha: plan.alpha, learningRate: plan.learningRate,
       loss: loss / targets, density: settings.dense ? null : pairs === 0 ? 1 : kept / pairs, gradientNorm,
       seconds, tokensPerSecond: tokens / seconds,
-      utilisation: (flopsPerToken(training.config, settings.sequenceLength) * tokens) / seconds / peakFlops,
+      utilisation: (flopsPerToken(training.config, settings.sequenceLength) * tokens) / seconds / (group.size * peakFlops),
     };
     await this.#tell(record);
     return true;
@@ -112,52 +146,58 @@ export class Session {
 
   /** False where the signal ended it. */
   async #validate(): Promise<boolean> {
-    const { training, settings, surroundings: { signal, out }, log } = this.parts;
+    const { training, settings, surroundings: { out }, log, group } = this.parts;
+    const signal = this.#signal;
     if (this.#validationBatches.length > 0) {
       const { step, tokens } = this.#state;
-      const record = await stoppable(this.#explained(validate(training, this.#validationBatches, settings, { step, tokens }, signal)), signal);
+      const record = await stoppable(this.#explained(validate(training, this.#validationBatches, settings, { step, tokens }, group, signal)), signal);
       if (!record) return false;
       this.#validation = record;
       await this.#tell(record);
     }
-    await writeReport(out, log);
+    if (this.#writes) await writeReport(out, log);
     return true;
   }
 
   async #save(): Promise<void> {
     const { checkpoints, settings: { keep } } = this.parts;
+    await this.#agreeOnWeights();
     const { step, best } = this.#state;
     const validated = this.#validation?.step === step;
     const loss = validated ? deployedLoss(this.#validation!, this.parts.settings.threshold) : Infinity;
     const isBest = validated && loss < (best?.loss ?? Infinity);
     if (isBest) this.#state.best = { step, loss };
-    const path = await checkpoints.save(step, { ...this.#content(), training: { state: this.#state, tensors: stateTensors(this.parts.training.optimizer) } });
+    if (this.#writes) {
+      const path = await checkpoints.save(step, { ...this.#content(), training: { state: this.#state, tensors: stateTensors(this.parts.training.optimizer) } });
+      await checkpoints.prune(keep, this.#state.best ? [this.#state.best.step] : []);
+      await this.#tell({ kind: 'save', step, path, best: isBest });
+    }
     this.#saved = step;
-    await checkpoints.prune(keep, this.#state.best ? [this.#state.best.step] : []);
-    await this.#tell({ kind: 'save', step, path, best: isBest });
   }
 
   async #end(reason: 'finished' | 'stopped'): Promise<TrainResult> {
-    const { checkpoints, settings, surroundings: { out }, log } = this.parts;
+    const { checkpoints, settings, surroundings: { out }, log, group } = this.parts;
     const { step } = this.#state;
     if (this.#saved !== step) await this.#save();
     const model = join(out, 'model');
     if (reason === 'finished') {
-      await writeDirectory(model, this.#content());
+      if (this.#writes) await writeCheckpoint(model, this.#content());
       if (settings.needles > 0) await this.#recall(model);
     }
     await this.#tell({ kind: 'end', step, reason });
-    await writeReport(out, log);
+    if (this.#writes) await writeReport(out, log);
+    await group.exchange('end', null); // what rank 0 writes is there
     const finished = reason === 'finished';
     return { step, steps: settings.steps, finished, out, checkpoint: checkpoints.path(step), model: finished ? model : null, validation: this.#validation };
   }
 
   async #recall(model: string): Promise<void> {
-    const { training, data, settings } = this.parts;
+    const { training, data, settings, group } = this.parts;
+    await group.exchange('model', null); // it is there
     const rows = await data.validationNeedles(settings);
     if (rows.length === 0) return;
     const thresholds = settings.dense ? [0] : measuredThresholds(settings);
-    await this.#tell({ kind: 'recall', step: this.#state.step, results: await measureRecall(model, training.device, rows, thresholds) });
+    await this.#tell({ kind: 'recall', step: this.#state.step, results: await measureRecall(model, training.device, rows, thresholds, group) });
   }
 
   #content(): CheckpointContent {
@@ -181,7 +221,14 @@ export class Session {
     }
   }
 
+  /** Ranks that have once drifted apart would train different models from then on. */
+  async #agreeOnWeights(): Promise<void> {
+    const { training, group } = this.parts;
+    if (group.size > 1) await agree(group, 'weights', { weights: await training.parameters.checksum() });
+  }
+
   async #tell(record: Parameters<RunLog['add']>[0]): Promise<void> {
+    if (!this.#writes) return;
     await this.parts.log.add(record);
     this.parts.surroundings.onProgress(record);
   }
@@ -202,6 +249,13 @@ async function stoppable<T>(work: Promise<T>, signal: AbortSignal | undefined): 
     if (signal?.aborted && error === signal.reason) return undefined;
     throw error;
   }
+}
+
+/** In their order, so that the sum of several ranks is that of one. */
+function sum(results: readonly MicroResult[]): MicroResult {
+  const total: MicroResult = { loss: 0, targets: 0, tokens: 0, kept: 0, pairs: 0 };
+  for (const result of results) for (const name of Object.keys(total) as (keyof MicroResult)[]) total[name] += result[name];
+  return total;
 }
 
 /** The loss with the gates that inference will have. */

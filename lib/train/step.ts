@@ -8,6 +8,8 @@ import { type Activations, TrainingMemory } from './activations.js';
 import { backward, lossAndHead } from './backward.js';
 import { forward, type Pass, type TrainingMode } from './forward.js';
 import { Optimizer, type UpdateOptions } from './optimizer.js';
+import { Buckets } from './parallel/buckets.js';
+import type { Reduction } from './parallel/reduction.js';
 import type { Parameters } from './parameters.js';
 
 export type { TrainingMode } from './forward.js';
@@ -26,6 +28,14 @@ export interface TrainingStepOptions {
   thresholds?: readonly number[];
   /** Adds so much times the mean utility, over layers, heads and tokens, to the loss that is learned. Defaults to 0. */
   densityWeight?: number;
+  /** With which gradients are summed over the ranks of a data-parallel run. Defaults to nothing: this process is alone. */
+  reduction?: Reduction;
+}
+
+export interface AccumulateOptions {
+  signal?: AbortSignal;
+  /** This is the last micro-batch before the update: gradients are summed over the ranks while they are made. Defaults to true. */
+  last?: boolean;
 }
 
 /** Documents packed one after another: document b has the tokens offsets[b] to offsets[b + 1] of ids. */
@@ -49,7 +59,7 @@ export interface BatchResult {
   density: Float64Array | null;
 }
 
-const OPTIONS = ['tokens', 'window', 'recompute', 'logitRows', 'thresholds', 'densityWeight'] as const;
+const OPTIONS = ['tokens', 'window', 'recompute', 'logitRows', 'thresholds', 'densityWeight', 'reduction'] as const;
 const LOGITS = 2 ** 24;
 
 /**
@@ -70,6 +80,8 @@ export class TrainingStep implements Disposable {
   readonly #counts: Tensor; //      [L, G, N] i32
   readonly #lossSum: Tensor; //     [1]
   readonly #penalty: Tensor | null; // [G, G]
+  readonly #reduction: Reduction | undefined;
+  readonly #buckets: Buckets | undefined;
   /** Targets whose gradients have been added up since the last update. */
   #tokens = 0;
 
@@ -93,6 +105,8 @@ export class TrainingStep implements Disposable {
     this.#lossSum = device.tensor('f32', [1]);
     const densityWeight = number(given.densityWeight ?? 0, 'densityWeight', 0);
     this.#penalty = densityWeight > 0 ? device.from(diagonal(kvHeads, densityWeight / (layers * kvHeads)), [kvHeads, kvHeads]) : null;
+    this.#reduction = given.reduction;
+    this.#buckets = given.reduction && new Buckets(parameters.layout, parameters.gradients, given.reduction);
   }
 
   /** Updates done so far. */
@@ -105,12 +119,12 @@ export class TrainingStep implements Disposable {
    * had been one batch. When it fails or is cancelled, all gradients since the last update are given up.
    * Errors: INVALID_ARGUMENT, OUT_OF_RANGE, NON_FINITE naming the step and the layer, the reason of `signal`.
    */
-  async accumulate(batch: Batch, mode: TrainingMode, { signal }: { signal?: AbortSignal } = {}): Promise<BatchResult> {
+  async accumulate(batch: Batch, mode: TrainingMode, { signal, last = true }: AccumulateOptions = {}): Promise<BatchResult> {
     const before = this.#tokens;
     this.#tokens = 0;
     const result = await this.#run(batch, mode, signal, (pass) => {
       if (before === 0) ops.fill(this.parameters.gradients, 0);
-      backward(pass, this.parameters.gradientsOf, this.recompute);
+      backward(pass, this.parameters.gradientsOf, this.recompute, last ? (block) => this.#buckets?.completed(block) : undefined);
     });
     this.#tokens = before + result.tokens;
     return result;
@@ -122,13 +136,14 @@ export class TrainingStep implements Disposable {
   }
 
   /**
-   * Changes the weights by the gradients that were accumulated, which count once. Resolves with their norm before
-   * clipping. Errors: INVALID_ARGUMENT; NON_FINITE, naming the step and the layer, with the weights as they were.
+   * Changes the weights by the gradients that were accumulated, which count once. `tokens`, by which they are divided,
+   * are the targets of all ranks. Resolves with their norm before clipping. Errors: INVALID_ARGUMENT; NON_FINITE, naming
+   * the step and the layer, with the weights as they were.
    */
-  async update(opts: UpdateOptions): Promise<{ gradientNorm: number }> {
-    const tokens = this.#tokens;
+  async update(opts: UpdateOptions, tokens: number = this.#tokens): Promise<{ gradientNorm: number }> {
     if (tokens === 0) throw new SpkvError('INVALID_ARGUMENT', 'Expected accumulate() before update(): there are no gradients');
     this.#tokens = 0;
+    await this.#reduction?.join();
     return this.optimizer.update(tokens, opts);
   }
 
@@ -181,6 +196,7 @@ export class TrainingStep implements Disposable {
   dispose(): void {
     this.#memory.dispose();
     this.optimizer.dispose();
+    this.#buckets?.dispose();
     for (const tensor of [this.#frequencies, this.#thresholds, this.#counts, this.#lossSum, this.#penalty]) tensor?.dispose();
   }
 

@@ -1,6 +1,7 @@
 import type { Batch } from './data/batches.js';
 import type { HardResult, ValidationRecord } from './log.js';
 import type { RunSettings } from './plan.js';
+import type { Group } from './parallel/group.js';
 import type { BatchResult, TrainingMode, TrainingStep } from './step.js';
 
 /** Equal steps from 0 to 1 into which utilities are sorted. */
@@ -20,6 +21,9 @@ export function measuredThresholds({ threshold, validationThresholds }: RunSetti
   return [...new Set([...validationThresholds, threshold])].sort((a, b) => a - b);
 }
 
+/** What counts of a batch, as ranks tell it to one another. */
+type Counted = Pick<BatchResult, 'loss' | 'tokens' | 'pairs'> & { kept: number[] | null };
+
 /** What was measured over all validation batches with one kind of gates. */
 class Measurement {
   #loss = 0;
@@ -29,7 +33,7 @@ class Measurement {
 
   constructor(private readonly lists: number) {}
 
-  add({ loss, tokens, pairs, kept }: BatchResult): void {
+  add({ loss, tokens, pairs, kept }: Counted): void {
     this.#loss += loss * tokens;
     this.#tokens += tokens;
     this.#pairs += pairs;
@@ -48,14 +52,21 @@ class Measurement {
   }
 }
 
-/** Measures the model as it is. Errors: those of TrainingStep.evaluate. */
+/** Measures the model as it is; every rank takes a share of the batches. Errors: those of TrainingStep.evaluate. */
 export async function validate(
-  training: TrainingStep, batches: readonly Batch[], settings: RunSettings, progress: { step: number; tokens: number }, signal?: AbortSignal,
+  training: TrainingStep, batches: readonly Batch[], settings: RunSettings, progress: { step: number; tokens: number }, group: Group,
+  signal?: AbortSignal,
 ): Promise<ValidationRecord> {
   const { layers, kvHeads, spkv } = training.config;
   const measure = async (mode: TrainingMode): Promise<Measurement> => {
+    const own: Counted[] = [];
+    for (let i = group.rank; i < batches.length; i += group.size) {
+      const { loss, tokens, pairs, kept } = await training.evaluate(batches[i]!, mode, signal ? { signal } : {});
+      own.push({ loss, tokens, pairs, kept: kept && Array.from(kept) });
+    }
+    const all = await group.exchange('validation', own);
     const measurement = new Measurement(layers * kvHeads);
-    for (const batch of batches) measurement.add(await training.evaluate(batch, mode, signal ? { signal } : {}));
+    for (const i of batches.keys()) measurement.add(all[i % group.size]![Math.floor(i / group.size)]!);
     return measurement;
   };
   const byLayer = <T>(lists: readonly T[]): T[][] => Array.from({ length: layers }, (_, layer) => lists.slice(layer * kvHeads, (layer + 1) * kvHeads));

@@ -36,6 +36,12 @@ const char* code_name(Code code) {
       return "FILE";
     case Code::kUnsupported:
       return "UNSUPPORTED";
+    case Code::kRank:
+      return "RANK";
+    case Code::kNative:
+      return "NATIVE";
+    case Code::kOnnxruntime:
+      return "ONNXRUNTIME";
     case Code::kInternal:
       break;
   }

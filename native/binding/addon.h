@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/cache.h"
+#include "core/communicator.h"
 #include "core/device.h"
 #include "core/status.h"
 
@@ -57,6 +58,14 @@ struct CacheHandle {
   static constexpr const char* kName = "cache";
   std::shared_ptr<DeviceState> state;
   std::shared_ptr<Cache> cache;
+};
+
+struct CommunicatorHandle {
+  static constexpr napi_type_tag kTag = {0x53504b5600000008, 0xb83d4f6e21a7c950};
+  static constexpr const char* kName = "communicator";
+  std::shared_ptr<DeviceState> state;
+  std::shared_ptr<Communicator> communicator;
+  const std::shared_ptr<Communicator>& resource() const { return communicator; }
 };
 
 struct GraphHandle {

@@ -144,6 +144,22 @@ bool Call::boolean(const char* name) {
   return value.As<Napi::Boolean>().Value();
 }
 
+View Call::contiguous(const char* name, bool written) {
+  TensorHandle& handle = unwrap<TensorHandle>(env_, next(), name);
+  check(handle.storage != nullptr, Code::kDisposed,
+        std::string("the tensor given for ") + name + " has been disposed");
+  check(!written || !handle.storage->read_only, Code::kInvalidArgument,
+        std::string("Expected a tensor that can be written for ") + name + " but it is mapped from a file");
+  hold(handle.state, handle.storage, name);
+  const View& view = handle.view;
+  int64_t stride = 1;
+  for (int i = view.rank - 1; i >= 0; stride *= view.shape[i--]) {
+    check(view.layout == Layout::kStrided && (view.stride[i] == stride || view.shape[i] <= 1), Code::kShape,
+          std::string("Expected elements that lie one after another for ") + name);
+  }
+  return view;
+}
+
 CacheHandle& Call::cache(const char* name) {
   CacheHandle& handle = unwrap<CacheHandle>(env_, next(), name);
   check(handle.cache != nullptr, Code::kDisposed,

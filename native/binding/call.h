@@ -14,6 +14,7 @@
 #include <cmath>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "binding/addon.h"
@@ -50,6 +51,18 @@ class Call {
   int64_t integer(const char* name, int64_t min, int64_t max);
   bool boolean(const char* name);
   CacheHandle& cache(const char* name);
+  // A tensor of any shape whose elements lie one after another.
+  View contiguous(const char* name, bool written);
+  const Operations& operations() const { return state_->device->operations(); }
+  // The next argument as a handle that is held while the work is in flight.
+  template <typename Handle>
+  Handle& handle(const char* name) {
+    Handle& handle = unwrap<Handle>(env_, next(), name);
+    check(handle.resource() != nullptr, Code::kDisposed,
+          std::string("the ") + Handle::kName + " has been disposed");
+    hold(handle.state, handle.resource(), name);
+    return handle;
+  }
 
   // The number that a letter stands for.
   int64_t dimension(char letter) const;
@@ -59,6 +72,12 @@ class Call {
   // Two tensors whose memory must not overlap.
   void distinct(const View& a, const char* a_name, const View& b, const char* b_name);
   void check(bool condition, Code code, const std::string& message);
+
+  // A command that is no operation of the device.
+  void enqueue(Command command) {
+    state_->device->stream().enqueue([command = std::move(command), held = std::move(held_)](
+                                         Execution& execution) { return command(execution); });
+  }
 
   template <typename Params>
   void enqueue(const Params& params, Status (*Operations::*operation)(const Params&, Execution&)) {

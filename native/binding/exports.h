@@ -24,6 +24,14 @@
   X(readTensor, read_tensor)                          \
   X(disposeTensor, dispose_tensor)                    \
   X(createPacked, create_packed)                      \
+  X(communicatorId, communicator_id)                  \
+  X(createCommunicator, create_communicator)          \
+  X(connectCommunicator, connect_communicator)        \
+  X(allReduce, all_reduce)                            \
+  X(joinReductions, join_reductions)                  \
+  X(communicatorFailure, communicator_failure)        \
+  X(abortCommunicator, abort_communicator)            \
+  X(disposeCommunicator, dispose_communicator)        \
   X(pageBytes, page_bytes)                            \
   X(createCache, create_cache)                        \
   X(disposeCache, dispose_cache)                      \
@@ -68,7 +76,14 @@
   X(crossEntropy, cross_entropy)                      \
   X(adamW, adam_w)                                    \
   X(squaredNorm, squared_norm)                        \
-  X(clipFactor, clip_factor)
+  X(clipFactor, clip_factor)                          \
+  X(openGraph, open_graph)                            \
+  X(runGraph, run_graph)                              \
+  X(disposeGraph, dispose_graph)                      \
+  X(openChannel, open_channel)                        \
+  X(greetChannel, greet_channel)                      \
+  X(exchange, exchange)                               \
+  X(disposeChannel, dispose_channel)
 
 namespace spkv {
 namespace binding {

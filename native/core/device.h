@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/cache.h"
+#include "core/communicator.h"
 #include "core/status.h"
 #include "core/stream.h"
 #include "core/view.h"
@@ -44,6 +45,10 @@ class Device {
   virtual int64_t free_memory() const = 0;
   virtual std::unique_ptr<Cache> create_cache(const CacheGeometry& geometry, Status* status) = 0;
   virtual int64_t page_bytes(const CacheGeometry& geometry) const = 0;
+  // Both fail with a status where devices of this kind have no communicators, or lack the library for them.
+  virtual Status communicator_id(CommunicatorId* id) = 0;
+  virtual std::unique_ptr<Communicator> create_communicator(const CommunicatorOptions& options,
+                                                            Status* status) = 0;
   // Bytes of an [n, k] weight of `dtype` in the packed layout.
   virtual int64_t packed_bytes(DType dtype, int64_t n, int64_t k) const = 0;
 

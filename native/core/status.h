@@ -19,6 +19,9 @@ enum class Code {
   kAborted,
   kFile,
   kUnsupported,
+  kRank,
+  kNative,
+  kOnnxruntime,
   kInternal,
 };
 

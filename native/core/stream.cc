@@ -12,7 +12,14 @@ constexpr auto kAwake = std::chrono::microseconds(100);
 
 }  // namespace
 
+Status Execution::check() const {
+  bool gone = (stopping && stopping->load(std::memory_order_relaxed)) ||
+              (cancelled && cancelled->load(std::memory_order_relaxed));
+  return gone ? fail(Code::kAborted, "The work was cancelled") : Status();
+}
+
 Stream::Stream(Execution execution, std::function<void()> start) : execution_(execution) {
+  execution_.stopping = &stop_;
   thread_ = std::thread([this, start = std::move(start)] {
     if (start) start();
     work();
@@ -130,11 +137,9 @@ void Stream::execute(Entry& entry) {
   auto start = Clock::now();
   if (entry.done || running_ != entry.submission) finish_accelerator();
   running_ = entry.submission;
+  execution_.cancelled = &submission.cancelled;
   auto check = [&] {
-    bool cancelled =
-        stop_.load(std::memory_order_relaxed) || submission.cancelled.load(std::memory_order_relaxed);
-    if (cancelled && submission.failure.ok())
-      submission.failure = fail(Code::kAborted, "The work was cancelled");
+    if (submission.failure.ok()) submission.failure = execution_.check();
     return submission.failure.ok();
   };
   auto run = [&](const Command& command) {

@@ -33,6 +33,12 @@ class Accelerator;
 struct Execution {
   ThreadPool* pool = nullptr;
   Accelerator* accelerator = nullptr;
+  // Set by the stream: whether it ends, and whether the work under way has been cancelled.
+  const std::atomic<bool>* stopping = nullptr;
+  const std::atomic<bool>* cancelled = nullptr;
+
+  // For long commands, which look now and then.
+  Status check() const;
 };
 
 using Command = std::function<Status(Execution&)>;

@@ -1,13 +1,14 @@
 #include "ops/count_kept.h"
 
-#include "cpu/documents.h"
+#include "core/step_checks.h"
 #include "cpu/rows.h"
 
 SPKV_ISA_BEGIN
 
 Status count_kept(const CountKeptParams& params, Execution& execution) {
   const View &counts = params.counts, &utilities = params.utilities;
-  SPKV_RETURN_IF_ERROR(check_offsets(params.offsets, utilities.shape[0]));
+  SPKV_RETURN_IF_ERROR(
+      check_offsets(params.offsets.as<int32_t>(), params.offsets.shape[0] - 1, utilities.shape[0]));
   const int32_t* offsets = params.offsets.as<int32_t>();
   const int64_t thresholds = counts.shape[1];
   parallel(execution, counts.shape[0], [&](int64_t g, int) {

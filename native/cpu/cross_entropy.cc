@@ -1,5 +1,6 @@
 #include "ops/cross_entropy.h"
 
+#include "core/step_checks.h"
 #include "cpu/logits.h"
 #include "cpu/rows.h"
 #include "cpu/simd.h"
@@ -7,25 +8,15 @@
 SPKV_ISA_BEGIN
 namespace {
 
-// The exponentials take the place of the logits, then are scaled. Blocks are summed in f32, their sums in
-// double.
+// The exponentials take the place of the logits, then are scaled.
 float forward_backward(float* row, int64_t n, int32_t target, float factor) {
-  constexpr int64_t kBlock = 2048;
   if (target < 0) {
     memset(row, 0, static_cast<size_t>(n) * sizeof(float));
     return 0;
   }
   const float largest = find_peak(row, n).value, own = row[target];
-  double total = 0;
-  for (int64_t start = 0; start < n; start += kBlock) {
-    vf block = {};
-    for_lanes(smaller(kBlock, n - start), [&](int64_t i, auto lanes) {
-      const vf e = exp(read(row + start + i, lanes, -__builtin_inff()) - splat(largest));
-      write(row + start + i, e, lanes);
-      block += e;
-    });
-    total += sum(block);
-  }
+  const double total =
+      sum_exponentials(row, n, largest, [&](int64_t i, vf e, auto lanes) { write(row + i, e, lanes); });
   const vf scale = splat(static_cast<float>(factor / total));
   for_lanes(n, [&](int64_t i, auto lanes) { write(row + i, read(row + i, lanes) * scale, lanes); });
   row[target] -= factor;
@@ -39,12 +30,7 @@ Status cross_entropy(const CrossEntropyParams& params, Execution& execution) {
   const int64_t tokens = logits.shape[0], vocabulary = logits.shape[1];
   const int32_t* targets = params.targets.as<int32_t>();
   const int64_t step = params.targets.stride[0];
-  for (int64_t t = 0; t < tokens; t++) {
-    if (targets[t * step] >= vocabulary) {
-      return fail(Code::kOutOfRange, "Expected an id below %lld for targets[%lld] but received %d",
-                  static_cast<long long>(vocabulary), static_cast<long long>(t), targets[t * step]);
-    }
-  }
+  SPKV_RETURN_IF_ERROR(check_targets(targets, step, tokens, vocabulary));
   for_rows(execution, tokens, vocabulary * 5, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
       losses.as<float>()[t * losses.stride[0]] = forward_backward(

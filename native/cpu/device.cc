@@ -102,6 +102,11 @@ class CpuDevice : public Device {
     return cpu::create_cache(geometry, status);
   }
   int64_t page_bytes(const CacheGeometry& geometry) const override { return cpu::page_bytes(geometry); }
+  Status communicator_id(CommunicatorId*) override { return no_communicators(); }
+  std::unique_ptr<Communicator> create_communicator(const CommunicatorOptions&, Status* status) override {
+    *status = no_communicators();
+    return nullptr;
+  }
   int64_t packed_bytes(DType dtype, int64_t n, int64_t k) const override {
     return cpu::packed_bytes(dtype, n, k);
   }
@@ -116,6 +121,12 @@ class CpuDevice : public Device {
   }
 
  private:
+  static Status no_communicators() {
+    return fail(
+        Code::kUnsupported,
+        "Sums over several processes are made by NCCL, which needs NVIDIA GPUs; this device is the CPU");
+  }
+
   InstructionSet set_;
   ThreadPool pool_;
   Stream stream_;  // last: its thread uses the others

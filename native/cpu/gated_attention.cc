@@ -3,7 +3,7 @@
 // that the gates have not removed.
 #include "ops/gated_attention.h"
 
-#include "cpu/documents.h"
+#include "core/step_checks.h"
 #include "cpu/kept_keys.h"
 #include "cpu/packed_keys.h"
 
@@ -160,7 +160,8 @@ void run_tile(const GatedAttentionParams& params, const Document& document, int6
 }  // namespace
 
 Status gated_attention(const GatedAttentionParams& params, Execution& execution) {
-  SPKV_RETURN_IF_ERROR(check_offsets(params.offsets, params.q.shape[0]));
+  SPKV_RETURN_IF_ERROR(
+      check_offsets(params.offsets.as<int32_t>(), params.offsets.shape[0] - 1, params.q.shape[0]));
   int threads = execution.pool->threads();
   Plan plan;
   Carver measure{nullptr};

@@ -9,7 +9,7 @@
 //
 // The gradients of a block of keys have one owner. Those of the queries are summed in a few shares, whose
 // number depends on the shapes alone, each for every so-manieth block: the order of all sums is fixed.
-#include "cpu/documents.h"
+#include "core/step_checks.h"
 #include "cpu/kept_keys.h"
 #include "cpu/microkernel_transposed.h"
 #include "ops/gated_attention.h"
@@ -260,7 +260,8 @@ void finish(const GatedAttentionBackwardParams& params, const Plan& plan, const 
 }  // namespace
 
 Status gated_attention_backward(const GatedAttentionBackwardParams& params, Execution& execution) {
-  SPKV_RETURN_IF_ERROR(check_offsets(params.offsets, params.q.shape[0]));
+  SPKV_RETURN_IF_ERROR(
+      check_offsets(params.offsets.as<int32_t>(), params.offsets.shape[0] - 1, params.q.shape[0]));
   const int threads = execution.pool->threads();
   Plan plan;
   Carver measure{nullptr};

@@ -1,5 +1,6 @@
 #include "ops/log_probabilities.h"
 
+#include "core/step_checks.h"
 #include "cpu/logits.h"
 #include "cpu/rows.h"
 #include "cpu/simd.h"
@@ -7,18 +8,9 @@
 SPKV_ISA_BEGIN
 namespace {
 
-// Blocks are summed in f32, their sums in double.
 double log_probability(const float* row, int64_t n, int32_t target) {
-  constexpr int64_t kBlock = 2048;
   const float largest = find_peak(row, n).value;
-  double total = 0;
-  for (int64_t start = 0; start < n; start += kBlock) {
-    vf block = {};
-    for_lanes(smaller(kBlock, n - start), [&](int64_t i, auto lanes) {
-      block += exp(read(row + start + i, lanes, -__builtin_inff()) - splat(largest));
-    });
-    total += sum(block);
-  }
+  const double total = sum_exponentials(row, n, largest, [](int64_t, vf, auto) {});
   return static_cast<double>(row[target]) - largest - __builtin_log(total);
 }
 
@@ -29,12 +21,7 @@ Status log_probabilities(const LogProbabilitiesParams& params, Execution& execut
   const int64_t tokens = logits.shape[0], vocabulary = logits.shape[1];
   const int32_t* targets = params.targets.as<int32_t>();
   const int64_t step = params.targets.stride[0];
-  for (int64_t t = 0; t < tokens; t++) {
-    if (targets[t * step] >= vocabulary) {
-      return fail(Code::kOutOfRange, "Expected an id below %lld for targets[%lld] but received %d",
-                  static_cast<long long>(vocabulary), static_cast<long long>(t), targets[t * step]);
-    }
-  }
+  SPKV_RETURN_IF_ERROR(check_targets(targets, step, tokens, vocabulary));
   for_rows(execution, tokens, vocabulary * 4, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
       const int32_t target = targets[t * step];

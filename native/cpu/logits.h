@@ -48,4 +48,22 @@ inline Peak find_peak(const float* row, int64_t n) {
   return peak;
 }
 
+// The sum of exp(x - largest) over a row: blocks in f32, their sums in double. keep(i, e, lanes) is given the
+// exponentials.
+template <typename Keep>
+inline double sum_exponentials(const float* row, int64_t n, float largest, const Keep& keep) {
+  constexpr int64_t kBlock = 2048;
+  double total = 0;
+  for (int64_t start = 0; start < n; start += kBlock) {
+    vf block = {};
+    for_lanes(smaller(kBlock, n - start), [&](int64_t i, auto lanes) {
+      const vf e = exp(read(row + start + i, lanes, -__builtin_inff()) - splat(largest));
+      keep(start + i, e, lanes);
+      block += e;
+    });
+    total += sum(block);
+  }
+  return total;
+}
+
 SPKV_ISA_END

@@ -1,5 +1,6 @@
 #include "ops/count_kept.h"
 
+#include "core/step_checks.h"
 #include "cuda/common/launch.cuh"
 #include "cuda/context.h"
 #include "cuda/documents.h"

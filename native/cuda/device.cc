@@ -4,6 +4,7 @@
 
 #include "core/mapped_file.h"
 #include "cuda/cache.h"
+#include "cuda/communicator.h"
 #include "cuda/device_context.h"
 #include "cuda/operations.h"
 
@@ -52,6 +53,11 @@ class CudaDevice : public Device {
     return cuda::create_cache(geometry, *context_, status);
   }
   int64_t page_bytes(const CacheGeometry& geometry) const override { return cuda::page_bytes(geometry); }
+  Status communicator_id(CommunicatorId* id) override { return cuda::communicator_id(id); }
+  std::unique_ptr<Communicator> create_communicator(const CommunicatorOptions& options,
+                                                    Status* status) override {
+    return cuda::create_communicator(options, context_->memory(), status);
+  }
   // Packed weights are rows one after another.
   int64_t packed_bytes(DType dtype, int64_t n, int64_t k) const override {
     return n * k * dtype_bytes(dtype);

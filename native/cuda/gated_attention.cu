@@ -1,7 +1,7 @@
 // Gated attention on CUDA: which kernels do it.
 #include "ops/gated_attention.h"
 
-#include "cuda/documents.h"
+#include "core/step_checks.h"
 #include "cuda/gated_general.h"
 #include "cuda/gated_hopper.h"
 

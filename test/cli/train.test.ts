@@ -67,10 +67,20 @@ test('Ctrl-C saves and stops, and says how to go on', async () => {
   expect(JSON.parse(readFileSync(join(checkpoint, 'training.json'), 'utf8'))).toMatchObject({ step });
 });
 
+test('with --gpus an error is told once, by the process that has the terminal', async () => {
+  const args = command(join(root, 'gpus'));
+  args.splice(args.indexOf('--device'), 2);
+  args.splice(args.indexOf('--threads'), 2);
+  const { code, stdout, stderr } = await spkv([...args, '--gpus', '2']);
+  expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+  expect(stderr).toMatch(/^spkv: DEVICE: (Rank 1: )?Device "cuda:[01]" needs the CUDA library of spkv, which is not there .*\n$/);
+});
+
 describe('errors', () => {
   test.each<[name: string, args: () => string[], code: number, ...parts: string[]]>([
     ['a setting that the model does not allow', () => command(join(root, 'x'), { sequenceLength: 512 }), 2, 'at most 256, the positions of the model, for --sequence-length but received 512'],
     ['nothing to resume', () => ['train', '--resume', '--out', join(root, 'none')], 1, 'run.json: expected the run to continue, found no such file'],
+    ['GPUs, and a device', () => [...command(join(root, 'x')), '--gpus', '2'], 2, '--gpus takes the first GPUs; give either it or --device'],
     ['bad data', () => command(join(root, 'bad')).map((arg) => (arg === task.data ? bad() : arg)), 1, 'bad.jsonl:2: expected text, or token ids, in the field "ids", found only "text"'],
   ])('%s', async (_, args, code, ...parts) => {
     const result = await spkv(args());

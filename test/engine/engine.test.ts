@@ -45,6 +45,7 @@ const job: fc.Arbitrary<Job> = fc.record({
       priority: fc.integer({ min: -1, max: 1 }),
       client: fc.constantFrom('a', 'b'),
       logprobs: fc.constantFrom(0, 2),
+      kept: fc.boolean(),
     },
     { requiredKeys: ['maxTokens', 'ignoreEos'] },
   ) as fc.Arbitrary<RequestOptions>,

@@ -149,6 +149,42 @@ test('closing waits for what is there, and with abort ends it', async () => {
   await hasty.close();
 });
 
+test('a closing engine gives up a reader that takes nothing, and waits for one that does', async () => {
+  const engine = new Engine(model, { readAhead: 4 });
+  const [stalled, slow] = [engine.generate(tokens(10), LONG), engine.generate(tokens(12), LONG)].map((request) => ({ request, events: request[Symbol.asyncIterator]() }));
+  await Promise.all([stalled!.events.next(), slow!.events.next()]);
+  await until(() => engine.stats().texts.paused === 2);
+  const closed = engine.close({ readerTimeout: 2000 });
+  let written = 0;
+  for (let event = await slow!.events.next(); !event.done; event = await slow!.events.next()) written += event.value.tokens.length;
+  await closed;
+  expect((await slow!.request.result).choices[0]!.tokens).toHaveLength(200);
+  expect(written).toBe(199);
+  await expectError(() => stalled!.request.result, 'DEADLINE', 'closing');
+  // What there was comes first, then the error.
+  expect((await stalled!.events.next()).value).toMatchObject({ tokens: expect.any(Array) });
+  await expectError(() => stalled!.events.next(), 'DEADLINE', 'reader');
+});
+
+test.each(['throw', 'reject'])('hooks that %s are reported once each, and harm nobody', async (way) => {
+  const warnings: string[] = [];
+  const { emitWarning } = process;
+  process.emitWarning = (warning: string | Error) => void warnings.push(String(warning));
+  try {
+    const fail = () => {
+      if (way === 'throw') throw new Error('not well');
+      return Promise.reject(new Error('not well'));
+    };
+    await using engine = new Engine(model, { onStep: fail, onRequest: fail });
+    for (let i = 0; i < 2; i++) expect((await engine.generate(tokens(40), { maxTokens: 5, ignoreEos: true }).result).choices[0]!.tokens).toHaveLength(5);
+    expect(() => engine.generate(tokens(5)).cancel()).not.toThrow();
+    await until(() => warnings.length >= 2);
+  } finally {
+    process.emitWarning = emitWarning;
+  }
+  expect(warnings.sort()).toEqual(['onRequest', 'onStep'].map((name) => `${name} has failed, and spkv goes on: not well`));
+});
+
 test('tells of every step and every request', async () => {
   const steps: { read: number; written: number }[] = [];
   const outcomes: unknown[] = [];
@@ -172,6 +208,8 @@ test.each<[string, string, (engine: Engine) => unknown]>([
   ['an option of a request', 'INVALID_ARGUMENT', (engine) => engine.generate([1], { maxToken: 1 } as never)],
   ['a token id', 'OUT_OF_RANGE', (engine) => engine.generate([1, 48])],
   ['n', 'INVALID_ARGUMENT', (engine) => engine.generate([1], { n: 33 })],
+  ['kept', 'INVALID_ARGUMENT', (engine) => engine.generate([1], { kept: 1 as never })],
+  ['readerTimeout', 'INVALID_ARGUMENT', (engine) => engine.close({ readerTimeout: -1 })],
   ['logprobs', 'INVALID_ARGUMENT', (engine) => engine.generate([1], { logprobs: 65 })],
   ['priority', 'INVALID_ARGUMENT', (engine) => engine.generate([1], { priority: 0.5 })],
   ['client', 'INVALID_ARGUMENT', (engine) => engine.generate([1], { client: 1 as never })],

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { evaluate, loadModel, type SpkvError, type TextModel } from '../../lib/index.js';
+import type { LlamaNetwork } from '../../lib/model/llama-network.js';
 import { maxDifference, testDevice } from '../support/device.js';
 import { expectError } from '../support/errors.js';
 import { MODEL_DIR } from '../support/golden.js';
@@ -12,6 +13,8 @@ beforeAll(async () => {
   model = await loadModel(MODEL_DIR, { device, slack: 70, chunk: 200 });
 });
 afterAll(() => model.dispose());
+
+const weightsOf = ({ network }: TextModel) => (network as LlamaNetwork).llama.weights;
 
 /** Reads a prompt and decodes greedily; everything that a sequence does alone. */
 async function alone(ids: number[], steps: number): Promise<{ logits: Float32Array; tokens: number[] }> {
@@ -154,16 +157,16 @@ test('an abort ends a prefill with its reason and leaves the sequence whole', as
 });
 
 test('a weight that is not a number is found, and names the layer', async () => {
-  const embedding = model.network.weights.layers[2]!.inputNorm;
+  const embedding = weightsOf(model).layers[2]!.inputNorm;
   const nan = device.tensor('bf16', embedding.shape);
   nan.write(new Uint16Array(embedding.size).fill(0x7fc0));
-  model.network.weights.layers[2]!.inputNorm = nan;
+  weightsOf(model).layers[2]!.inputNorm = nan;
   const sequence = await model.createSequence();
   try {
     await expectError(() => model.step([{ sequence, ids: [1, 2, 3] }]), 'NON_FINITE', /layer 2/i);
     expect((await sequence.stats()).length).toBe(0);
   } finally {
-    model.network.weights.layers[2]!.inputNorm = embedding;
+    weightsOf(model).layers[2]!.inputNorm = embedding;
   }
   expect((await model.step([{ sequence, ids: [1, 2, 3] }]))[0]!.every(Number.isFinite)).toBe(true);
   await sequence.dispose();
@@ -185,7 +188,7 @@ test('a model that is disposed holds no weights any more', async () => {
   const sequence = await fresh.createSequence();
   fresh.dispose();
   await sequence.dispose(); // its pages have gone with the cache
-  const { embedding, finalNorm, head, layers } = fresh.network.weights;
+  const { embedding, finalNorm, head, layers } = weightsOf(fresh);
   const [first] = layers;
   for (const tensor of [embedding, finalNorm, head, first!.qkv, first!.qkvBias!, first!.predictor!.weight, first!.down]) {
     await expectError(() => tensor.read(), 'DISPOSED');

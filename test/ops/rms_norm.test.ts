@@ -21,6 +21,15 @@ function naive(x: ArrayLike<number>, weight: ArrayLike<number>, epsilon: number)
 // At most C / 16 additions follow each other in a sum of squares, and the root halves their error.
 const roundings = (C: number) => C / 32 + 9;
 
+/** How large the two terms of each element of dx are, which may cancel: r w dy and x r^3 / C times the sum of w dy x. */
+function backwardTerms(x: Float32Array, weight: Float64Array, epsilon: number, dy: Float32Array): Float64Array {
+  const C = x.length;
+  const r = 1 / Math.sqrt(dot(x, x) / C + epsilon);
+  let products = 0;
+  for (let i = 0; i < C; i++) products += Math.abs(weight[i]! * dy[i]! * x[i]!);
+  return Float64Array.from(x, (value, i) => r * Math.abs(weight[i]! * dy[i]!) + (Math.abs(value) * r ** 3 / C) * products);
+}
+
 describe.each(testDevices())('rms_norm on %s', (_, device) => {
   test('agrees with a loop in float64, over the last of two or three dimensions', async () => {
     const property = fc.asyncProperty(
@@ -111,7 +120,9 @@ describe.each(testDevices())('rms_norm_backward on %s', (_, device) => {
         const epsilon = Math.fround(1e-2);
         const factors = Float64Array.from(weight.values);
         const expected = new Float64Array(rows * C);
+        const terms = new Float64Array(rows * C);
         for (let row = 0; row < rows * C; row += C) {
+          terms.set(backwardTerms(x.subarray(row, row + C), factors, epsilon, dy.subarray(row, row + C)), row);
           const values = Float64Array.from(x.subarray(row, row + C));
           expected.set(differences(() => dot(naive(values, factors, epsilon), dy.subarray(row, row + C)), values), row);
         }
@@ -123,8 +134,12 @@ describe.each(testDevices())('rms_norm_backward on %s', (_, device) => {
         const gradient = padded(device, dy, shape, (padding * 3) % 7);
         rmsNormBackward(dx.view, dWeight, gradient, padded(device, x, shape, padding), device.from(weight.data), epsilon, accumulate);
         const there = accumulate ? normals(rows * C, random(seed + 1)) : new Float32Array(rows * C);
-        expectGradient(await dx.read(), expected.map((value, i) => value + there[i]!), 64);
-        expectGradient(await dWeight.readFloats(), expectedWeight.map((value, i) => value + before[i]!), 64 + rows);
+        const tolerance = (i: number) => 64 * F32_ROUNDING * (terms[i]! + Math.abs(there[i]!));
+        expectClose(await dx.read(), expected.map((value, i) => value + there[i]!), tolerance);
+        const sums = Float64Array.from(before, Math.abs);
+        naive(x, new Float32Array(C).fill(1), epsilon).forEach((value, i) => (sums[i % C]! += Math.abs(value * dy[i]!)));
+        const summing = (i: number) => (roundings(C) + rows) * F32_ROUNDING * sums[i]! + 1e-12;
+        expectClose(await dWeight.readFloats(), expectedWeight.map((value, i) => value + before[i]!), summing);
         if (accumulate) return;
         const apart = await dx.read();
         rmsNormBackward(gradient, dWeight, gradient, padded(device, x, shape, padding), device.from(weight.data), epsilon);

@@ -1,10 +1,21 @@
 // A library as the addon opens it for CUDA, without CUDA: two devices of 1 GiB each that can do nothing but run
-// their stream.
+// their stream. With SPKV_TEST_COMMUNICATORS they also have communicators, on CUDA's emulator.
 #include <cstdlib>
 #include <cstring>
 
 #include "cuda/device.h"
 #include "ops/operations.h"
+
+#if defined(SPKV_TEST_COMMUNICATORS)
+#include "cuda/communicator.h"
+#include "cuda/context.h"
+
+// The one function of the library's device_context.cc that communicators need.
+spkv::Status spkv::cuda::check(cudaError_t error, const char* doing) {
+  return error == cudaSuccess ? Status()
+                              : fail(Code::kInternal, "CUDA failed while %s: %s", doing, cudaGetErrorString(error));
+}
+#endif
 
 namespace {
 
@@ -42,6 +53,19 @@ class HollowDevice : public Device {
     return 2 * kPageTokens * geometry.head_dim * dtype_bytes(geometry.dtype);
   }
   int64_t packed_bytes(DType, int64_t, int64_t) const override { return 0; }
+#if defined(SPKV_TEST_COMMUNICATORS)
+  Status communicator_id(CommunicatorId* id) override { return cuda::communicator_id(id); }
+  std::unique_ptr<Communicator> create_communicator(const CommunicatorOptions& options, Status* status) override {
+    auto memory = cuda::StreamMemory::open(0, status);
+    return memory ? cuda::create_communicator(options, memory, status) : nullptr;
+  }
+#else
+  Status communicator_id(CommunicatorId*) override { return fail(Code::kDevice, "hollow"); }
+  std::unique_ptr<Communicator> create_communicator(const CommunicatorOptions&, Status* status) override {
+    *status = fail(Code::kDevice, "hollow");
+    return nullptr;
+  }
+#endif
   Status copy_to_host(void* host, const void* device, int64_t bytes) override {
     memcpy(host, device, static_cast<size_t>(bytes));
     return Status();

@@ -28,7 +28,7 @@ export async function tinyModel(root: string, { pages = 4000, ...options }: Tiny
 
 /** The tokens of each text of a request when nothing else is there: what `model.generate` writes. */
 export async function alone(model: TextModel, prompt: readonly number[], options: RequestOptions): Promise<number[][]> {
-  const { n = 1, logprobs: _, priority: __, client: ___, deadline: ____, signal: _____, ...answer } = options;
+  const { n = 1, logprobs: _, kept: __, priority: ___, client: ____, deadline: _____, signal: ______, ...answer } = options;
   const texts: number[][] = [];
   for (let i = 0; i < n; i++) {
     const generation = model.generate(prompt, { ...answer, seed: (answer.seed ?? 0) + i });

@@ -2,8 +2,8 @@ import { fork, type ChildProcess } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
 export interface OnnxTensor {
-  readonly type: 'float32' | 'int64' | 'int32' | 'bool';
-  readonly data: Float32Array | BigInt64Array | Int32Array | Uint8Array;
+  readonly type: 'float32' | 'float16' | 'int64' | 'int32' | 'bool';
+  readonly data: Float32Array | Uint16Array | BigInt64Array | Int32Array | Uint8Array;
   readonly dims: readonly number[];
 }
 
@@ -23,11 +23,12 @@ let child: ChildProcess | undefined;
 let requests = 0;
 
 /**
- * Runs a model once with onnxruntime on the CPU, in a helper process that is started on first use, kept for later
- * calls, and does not hold the event loop while idle. Outputs of type float32 are arrays of the caller's realm.
+ * Runs a model, bytes or the path of a file, with onnxruntime on the CPU, in a helper process that is started on first
+ * use, kept for later calls, and does not hold the event loop while idle. Outputs of type float32 are arrays of the
+ * caller's realm.
  */
 export function runOnnx(
-  model: Uint8Array,
+  model: Uint8Array | string,
   feeds: Record<string, OnnxTensor>,
   { threads = 1 } = {},
 ): Promise<Record<string, OnnxTensor>> {

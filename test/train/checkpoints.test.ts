@@ -1,10 +1,10 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { TensorToWrite } from '../../lib/checkpoint/safetensors-write.js';
-import { type CheckpointContent, Checkpoints, writeDirectory } from '../../lib/train/checkpoints.js';
+import { type CheckpointContent, Checkpoints, writeCheckpoint } from '../../lib/train/checkpoints.js';
 import { RunLog, type LogRecord } from '../../lib/train/log.js';
 import { checkOutput } from '../../lib/train/space.js';
-import { writeWhole } from '../../lib/train/write-whole.js';
+import { writeWhole } from '../../lib/write.js';
 import { expectError } from '../support/errors.js';
 import { temporaryDirectory } from '../support/files.js';
 
@@ -52,9 +52,9 @@ test('one that fails half way leaves nothing, and the others as they are', async
 
 test('a directory that is there is replaced as a whole', async () => {
   const path = join(fresh(), 'model');
-  await writeDirectory(path, content(1));
+  await writeCheckpoint(path, content(1));
   writeFileSync(join(path, 'left over'), '');
-  await writeDirectory(path, content(2));
+  await writeCheckpoint(path, content(2));
   expect(names(path)).not.toContain('left over');
   expect(JSON.parse(readFileSync(join(path, 'config.json'), 'utf8'))).toEqual({ step: 2 });
   expect(names(join(path, '..'))).toEqual(['model']);
@@ -76,7 +76,7 @@ test('listing and pruning; what is half written does not count', async () => {
 test('a checkpoint whose state is missing or of another step is refused', async () => {
   const dir = fresh();
   const checkpoints = new Checkpoints(dir);
-  await writeDirectory(checkpoints.path(3), { ...content(3), training: content(4).training! });
+  await writeCheckpoint(checkpoints.path(3), { ...content(3), training: content(4).training! });
   await expectError(() => checkpoints.readState(3), 'FILE', 'training.json: expected the state of a run after 3 steps, found something else');
   await expectError(() => checkpoints.readState(5), 'FILE', 'found no such file');
 });

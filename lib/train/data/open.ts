@@ -17,6 +17,8 @@ export interface DataOptions {
   validationShare: number;
   encoding: Encoding;
   skipBadData: boolean;
+  /** Whether token files that are missing are made; another process has made them otherwise. */
+  make: boolean;
   onProgress?: (done: number, total: number) => void;
   onWarning?: (message: string) => void;
   signal?: AbortSignal | undefined;
@@ -44,7 +46,7 @@ export class TrainingData implements AsyncDisposable {
 
   /** Makes or opens the token files. Errors: FILE, UNSUPPORTED, the reason of the signal. */
   static async open(options: DataOptions): Promise<TrainingData> {
-    const held = options.validation === null ? [] : await findFiles(options.validation);
+    const held = options.validation === null || !options.make ? [] : await findFiles(options.validation);
     const tokens = await openSources(options, options.data, join(options.dir, 'tokens'), held);
     if (options.validation === null) {
       const { train, validation } = splitDocuments(tokens, options.validationShare);
@@ -60,6 +62,11 @@ export class TrainingData implements AsyncDisposable {
 
   get validationTokens(): number {
     return total(this.validation);
+  }
+
+  /** What all ranks of a run must have in common. */
+  get facts(): Record<string, unknown> {
+    return { data: this.tokens.fingerprint, 'validation data': this.held.fingerprint, 'training tokens': this.trainingTokens, 'validation tokens': this.validationTokens };
   }
 
   batches(plan: BatchPlan, part?: Part): Batches {
@@ -106,6 +113,7 @@ export class TrainingData implements AsyncDisposable {
 /** A token file that was made before is taken as it is; other sources become one, without the files of `without`. */
 async function openSources(options: DataOptions, sources: readonly DataSource[], dir: string, without: readonly SourceFile[]): Promise<TokenFile> {
   if (sources.length === 1 && (await isTokenFile(sources[0]!.path))) return openTokens(sources[0]!.path, options.encoding);
+  if (!options.make) return openTokens(dir, options.encoding);
   const excluded = new Set(without.map(({ path }) => path));
   const files = (await findFiles(sources)).filter(({ path }) => !excluded.has(path));
   const { encoding, skipBadData: skipBad, onProgress, onWarning, signal } = options;

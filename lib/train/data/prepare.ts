@@ -5,7 +5,7 @@ import { SpkvError } from '../../errors.js';
 import { failure, fileError, kindOf } from '../../files.js';
 import { readOptionalJson } from '../../json.js';
 import type { Tokenizer } from '../../text/tokenizer.js';
-import { writeWhole } from '../write-whole.js';
+import { writeWhole } from '../../write.js';
 import { type Cursor, type Piece, readBlocks } from './documents.js';
 import type { SourceFile } from './sources.js';
 import { DOCUMENT_BYTES, DOCUMENTS, packDocument, packTokens, STATE, tokenBytes, TokenFile, TOKENS } from './token-file.js';
@@ -84,7 +84,8 @@ export async function prepareTokens(given: PrepareOptions): Promise<TokenFile> {
 export async function openTokens(dir: string, encoding: Encoding): Promise<TokenFile> {
   const state = await readState(dir);
   const path = join(dir, STATE);
-  if (!state?.complete) throw fileError(path, 'expected a token file that is complete, found one whose making was interrupted');
+  if (!state) throw fileError(path, 'expected a token file, found none; where several hosts train together they must share the directory');
+  if (!state.complete) throw fileError(path, 'expected a token file that is complete, found one whose making was interrupted');
   if (state.encoding !== (await encodingHash(encoding))) throw fileError(path, 'expected tokens of this model\'s tokenizer, found those of another');
   return openState(dir, state);
 }
@@ -94,8 +95,8 @@ export async function isTokenFile(path: string): Promise<boolean> {
   return (await kindOf(join(path, STATE))) === 'file' && (await kindOf(join(path, TOKENS))) === 'file';
 }
 
-function openState(dir: string, { files, vocabSize, tokens, documents }: State): Promise<TokenFile> {
-  return TokenFile.open(dir, files, tokenBytes(vocabSize), tokens, documents);
+function openState(dir: string, { files, fingerprint, vocabSize, tokens, documents }: State): Promise<TokenFile> {
+  return TokenFile.open(dir, files, fingerprint, tokenBytes(vocabSize), tokens, documents);
 }
 
 async function readState(dir: string): Promise<State | undefined> {

@@ -36,6 +36,8 @@ export class TokenFile implements AsyncDisposable {
   readonly dir: string;
   /** Names of the files that the documents came from. */
   readonly files: readonly string[];
+  /** Of what it was made from. */
+  readonly fingerprint: string;
   /** Document d is [ends[d - 1], ends[d]), the first from 0. */
   readonly ends: Float64Array;
   /** Index in `files` for each document. */
@@ -44,10 +46,11 @@ export class TokenFile implements AsyncDisposable {
   readonly #bytes: 2 | 4;
   readonly #handle: FileHandle;
 
-  private constructor(dir: string, files: readonly string[], records: Buffer, bytes: 2 | 4, handle: FileHandle) {
+  private constructor(dir: string, files: readonly string[], fingerprint: string, records: Buffer, bytes: 2 | 4, handle: FileHandle) {
     const count = records.length / DOCUMENT_BYTES;
     this.dir = dir;
     this.files = files;
+    this.fingerprint = fingerprint;
     this.ends = Float64Array.from({ length: count }, (_, d) => records.readDoubleLE(d * DOCUMENT_BYTES));
     this.fileOf = Uint32Array.from({ length: count }, (_, d) => records.readUInt32LE(d * DOCUMENT_BYTES + 8));
     this.lineOf = Uint32Array.from({ length: count }, (_, d) => records.readUInt32LE(d * DOCUMENT_BYTES + 12));
@@ -56,7 +59,9 @@ export class TokenFile implements AsyncDisposable {
   }
 
   /** @internal Use prepareTokens. */
-  static async open(dir: string, files: readonly string[], bytes: 2 | 4, tokens: number, documents: number): Promise<TokenFile> {
+  static async open(
+    dir: string, files: readonly string[], fingerprint: string, bytes: 2 | 4, tokens: number, documents: number,
+  ): Promise<TokenFile> {
     const path = join(dir, TOKENS);
     let handle: FileHandle | undefined;
     try {
@@ -68,7 +73,7 @@ export class TokenFile implements AsyncDisposable {
       if (records.length !== documents * DOCUMENT_BYTES) {
         throw fileError(join(dir, DOCUMENTS), `expected ${documents} documents, found ${records.length / DOCUMENT_BYTES}; remove ${dir} to make it again`);
       }
-      return new TokenFile(dir, files, records, bytes, handle);
+      return new TokenFile(dir, files, fingerprint, records, bytes, handle);
     } catch (error) {
       await handle?.close();
       throw (error as NodeJS.ErrnoException).syscall === undefined ? error : failure(path, 'read', error);

@@ -1,6 +1,6 @@
 import { basename, join } from 'node:path';
 import type { RunLog } from '../log.js';
-import { writeWhole } from '../write-whole.js';
+import { writeWhole } from '../../write.js';
 import { reportPage } from './page.js';
 
 /** Writes the report of a run beside its log. */

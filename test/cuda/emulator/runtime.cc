@@ -18,12 +18,19 @@ struct CUevent_st {
 namespace {
 
 thread_local cudaError_t last_error = cudaSuccess;
+thread_local int current_device = 0;
 thread_local int captures = 0;  // by this thread that forbid it to wait
 std::mutex guard;
 std::map<const void*, int> most_shared_bytes;  // of kernels that have asked for more than is usual
 
 constexpr size_t kUsualSharedBytes = 48 * 1024;
 constexpr int kMultiprocessors = 4;  // few, because blocks run one after another
+
+bool exists(int device) {
+  int count;
+  cudaGetDeviceCount(&count);
+  return device >= 0 && device < count;
+}
 
 }  // namespace
 
@@ -143,20 +150,26 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
   return cudaSuccess;
 }
 
+// All devices are alike, and share one memory.
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  const char* number = getenv("SPKV_EMULATED_DEVICES");
+  *count = number ? atoi(number) : 1;
   return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : result(cudaErrorInvalidDevice); }
+cudaError_t cudaSetDevice(int device) {
+  if (!exists(device)) return result(cudaErrorInvalidDevice);
+  current_device = device;
+  return cudaSuccess;
+}
 
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = current_device;
   return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
-  if (device != 0) return result(cudaErrorInvalidDevice);
+  if (!exists(device)) return result(cudaErrorInvalidDevice);
   *properties = {};
   snprintf(properties->name, sizeof(properties->name), "Emulated GPU");
   size_t free_bytes;

@@ -14,7 +14,7 @@ const tokenizer = (await loadTokenizer('models/code-6m-spkv'))!;
 const text = Array.from({ length: 500 }, (_, i) => `value_${i} = compute(${i * 7})\n`).join('');
 writeFileSync(join(root, 'tokens.bin'), packTokens([...Buffer.from(text)], 2));
 writeFileSync(join(root, 'documents.bin'), packDocument(text.length, 0, 1));
-const tokens = await TokenFile.open(root, ['a'], 2, text.length, 1);
+const tokens = await TokenFile.open(root, ['a'], '', 2, text.length, 1);
 afterAll(() => tokens.dispose());
 const rows = (sequenceLength = 1024) => new Rows(tokens, documentsOf(tokens), { sequenceLength, boundaries: false, seed: 3, shuffle: true });
 

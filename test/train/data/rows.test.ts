@@ -18,7 +18,7 @@ async function tokenFile(lengths: readonly number[], names = ['a']): Promise<Tok
   writeFileSync(join(dir, 'tokens.bin'), packTokens(Array.from({ length: total }, (_, i) => i), 4));
   let end = 0;
   writeFileSync(join(dir, 'documents.bin'), Buffer.concat(lengths.map((length, d) => packDocument((end += length), Math.min(d, names.length - 1), d + 1))));
-  return TokenFile.open(dir, names, 4, total, lengths.length);
+  return TokenFile.open(dir, names, '', 4, total, lengths.length);
 }
 
 const options = (changes: Partial<RowOptions> = {}): RowOptions => ({ sequenceLength: 8, boundaries: true, seed: 1, shuffle: true, ...changes });

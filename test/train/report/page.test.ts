@@ -12,7 +12,7 @@ const validation = (i: number): ValidationRecord => ({
   densities: [[0.125, 1], [0, 0.5]], histograms: [[[0.875, 0.125], [0, 1]], [[1, 0], [0.5, 0.5]]],
 });
 const start: LogRecord = {
-  kind: 'start', step: 0, steps: STEPS, time: '2026-01-01T00:00:00.000Z', device: 'a <fast> device', settings: { learningRate: 1e-3, packing: 'documents' },
+  kind: 'start', step: 0, steps: STEPS, time: '2026-01-01T00:00:00.000Z', ranks: 1, device: 'a <fast> device', settings: { learningRate: 1e-3, packing: 'documents' },
   parameters: 1234, trainingTokens: 5678, validationTokens: 90, peakFlops: 1e12,
 };
 const records: LogRecord[] = [start, ...Array.from({ length: STEPS }, (_, i) => step(i + 1)), validation(20), validation(40)];
