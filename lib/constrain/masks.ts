@@ -1,5 +1,5 @@
 import type { Automaton } from './automaton.js';
-import { Machine, Position } from './machine.js';
+import { Machine, type Position } from './machine.js';
 import type { Spelling, Vocabulary } from './vocabulary.js';
 
 /** A set of tokens: their ids in rising order where they are few, else a bit for each token of the vocabulary. */

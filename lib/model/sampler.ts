@@ -32,14 +32,15 @@ export class Sampler {
   }
 }
 
+const UNKNOWN = Symbol('unknown');
+
 /** Which tokens may be drawn for each of `most` rows, on the device. */
 export class TokenMask {
   readonly #device: Tensor; // [most, ceil(V / 32)] i32
   readonly #host: Int32Array; // the same, row by row
   readonly #words: number;
   /** What each row has; undefined: all tokens. */
-  readonly #rows: (TokenSet | undefined)[];
-  #certain = true;
+  readonly #rows: (TokenSet | typeof UNKNOWN | undefined)[];
 
   constructor(device: Device, most: number, vocabSize: number) {
     this.#words = Math.ceil(vocabSize / 32);
@@ -53,7 +54,7 @@ export class TokenMask {
   write(allowed: readonly (TokenSet | undefined)[]): void {
     let changed = false;
     for (const [row, set] of allowed.entries()) {
-      if (this.#certain && set === this.#rows[row]) continue;
+      if (set === this.#rows[row]) continue;
       const words = this.#host.subarray(row * this.#words, (row + 1) * this.#words);
       if (set) writeBits(words, set);
       else words.fill(-1);
@@ -61,12 +62,11 @@ export class TokenMask {
       changed = true;
     }
     if (changed) this.rows(0, allowed.length).write(this.#host.subarray(0, allowed.length * this.#words));
-    this.#certain = true;
   }
 
   /** A step has failed: what was to be written may not have been. */
   doubt(): void {
-    this.#certain = false;
+    this.#rows.fill(UNKNOWN);
   }
 
   /** Of rows [start, end). */

@@ -132,7 +132,7 @@ describe('is refused', () => {
     [{ $defs: { x: { multipleOf: 2 } }, properties: { 'a/b': { $ref: '#/$defs/x' } } }, '"multipleOf" at #/$defs/x'],
     [{ properties: { 'a/b': { uniqueItems: true } } }, '"uniqueItems" at #/properties/a~1b'],
     [{ type: 'string', minlength: 3 }, 'did you mean "minLength"?'],
-    [{ if: {}, then: {} }, '"if" at #'], [{ type: 'integer', nullable: true }, '"nullable" at #'],
+    [{ if: {}, else: {} }, '"if" at #'], [{ type: 'integer', nullable: true }, '"nullable" at #'],
     [{ type: 'string', format: 'uri' }, 'The format "uri" at # is not supported'],
     [{ anyOf: [{ type: 'string' }], minLength: 3 }, '"minLength" beside "anyOf" at #'],
     [{ $ref: '#/$defs/x', type: 'string', $defs: { x: {} } }, '"type" beside "$ref" at #'],
