@@ -15,7 +15,6 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
   params.weight = call.tensor("weight", kF32 | kBF16, "N K", true);
   params.bias = call.optional_tensor("bias", kF32 | kBF16, "N");
   params.accumulate = call.boolean("accumulate");
-  call.distinct(params.out, "out", params.x, "x");
   call.enqueue(params, &Operations::matmul);
   return info.Env().Undefined();
 }
@@ -28,8 +27,6 @@ Napi::Value matmul_input_gradient(const Napi::CallbackInfo& info) {
   params.dy = call.activation("dy", "T N");
   params.weight = call.tensor("weight", kF32 | kBF16, "N K");
   params.accumulate = call.boolean("accumulate");
-  call.distinct(params.dx, "dx", params.dy, "dy");
-  call.distinct(params.dx, "dx", params.weight, "weight");
   call.enqueue(params, &Operations::matmul_input_gradient);
   return info.Env().Undefined();
 }
@@ -41,8 +38,6 @@ Napi::Value matmul_weight_gradient(const Napi::CallbackInfo& info) {
   params.d_weight = call.output("dWeight", kF32, "N K");
   params.dy = call.activation("dy", "T N");
   params.x = call.activation("x", "T K");
-  call.distinct(params.d_weight, "dWeight", params.dy, "dy");
-  call.distinct(params.d_weight, "dWeight", params.x, "x");
   call.enqueue(params, &Operations::matmul_weight_gradient);
   return info.Env().Undefined();
 }
@@ -53,7 +48,6 @@ Napi::Value column_sums(const Napi::CallbackInfo& info) {
   ColumnSumsParams params;
   params.out = call.output("out", kF32, "N");
   params.x = call.activation("x", "T N");
-  call.distinct(params.out, "out", params.x, "x");
   call.enqueue(params, &Operations::column_sums);
   return info.Env().Undefined();
 }

@@ -16,6 +16,7 @@ Napi::Value rms_norm(const Napi::CallbackInfo& info) {
   params.weight = call.tensor("weight", kF32 | kBF16, heads ? "D" : "C");
   params.epsilon = static_cast<float>(call.number("epsilon"));
   call.check(params.epsilon >= 0, Code::kInvalidArgument, "Expected at least 0 for epsilon");
+  call.in_place("out", "x");
   call.enqueue(params, &Operations::rms_norm);
   return info.Env().Undefined();
 }
@@ -34,8 +35,7 @@ Napi::Value rms_norm_backward(const Napi::CallbackInfo& info) {
   params.epsilon = static_cast<float>(call.number("epsilon"));
   params.accumulate = call.boolean("accumulate");
   call.check(params.epsilon >= 0, Code::kInvalidArgument, "Expected at least 0 for epsilon");
-  call.distinct(params.dx, "dx", params.x, "x");
-  call.distinct(params.d_weight, "dWeight", params.weight, "weight");
+  call.in_place("dx", "dy");
   call.enqueue(params, &Operations::rms_norm_backward);
   return info.Env().Undefined();
 }

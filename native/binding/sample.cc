@@ -20,11 +20,6 @@ Napi::Value sample(const Napi::CallbackInfo& info) {
   params.history = call.optional_output("history", kI32, "B V");
   call.bind('W', (call.dimension('V') + 31) / 32, "a bit for each logit");
   params.mask = call.optional_tensor("mask", kI32, "B W");
-  call.distinct(params.out, "out", params.seeds, "seeds");
-  call.distinct(params.out, "out", params.positions, "positions");
-  call.distinct(params.out, "out", params.history, "history");
-  call.distinct(params.out, "out", params.mask, "mask");
-  call.distinct(params.history, "history", params.mask, "mask");
   call.check(call.dimension('V') > 0, Code::kShape, "Expected at least one logit per row");
   call.enqueue(params, &Operations::sample);
   return info.Env().Undefined();
@@ -36,7 +31,6 @@ Napi::Value record_prompt(const Napi::CallbackInfo& info) {
   RecordPromptParams params;
   params.history = call.output("history", kI32, "V");
   params.ids = call.tensor("ids", kI32, "T");
-  call.distinct(params.history, "history", params.ids, "ids");
   call.enqueue(params, &Operations::record_prompt);
   return info.Env().Undefined();
 }

@@ -12,11 +12,11 @@ import { type OnnxTensor, runOnnx } from './onnx-session.js';
 /** How a decoder is exported. */
 export interface Style {
   /**
-   * 'gqa': GroupQueryAttention, as onnxruntime-genai's builder writes it; 'sdpa' and 'eager': written out, as torch's
-   * exporter does with scaled_dot_product_attention or without; 'attention' and 'attention-rows': ai.onnx::Attention of
+   * 'gqa': GroupQueryAttention, as onnxruntime-genai's builder writes it; 'sdpa', 'script' and 'eager': written out, as
+   * torch's first and second exporter do with scaled_dot_product_attention, and without it; 'attention' and 'attention-rows': ai.onnx::Attention of
    * heads [B, H, S, D] and of rows [B, S, H·D].
    */
-  attention: 'gqa' | 'sdpa' | 'eager' | 'attention' | 'attention-rows';
+  attention: 'gqa' | 'sdpa' | 'script' | 'eager' | 'attention' | 'attention-rows';
   /** GroupQueryAttention: rotates itself; and takes q, k and v as one. */
   rotates?: boolean;
   packed?: boolean;
@@ -75,7 +75,7 @@ class DecoderWriter {
     private readonly has: (name: string) => boolean,
     private readonly style: Style,
   ) {
-    const opset = style.attention.startsWith('attention') ? 23 : 17;
+    const opset = style.attention.startsWith('attention') ? 23 : style.attention === 'script' ? 18 : 17;
     this.#g = new GraphBuilder('main_graph', { ir_version: 10, opset_import: [{ domain: '', version: opset }, { domain: MICROSOFT, version: 1 }] });
     this.#type = style.half ? 'f16' : 'f32';
     const size = (name: string) => config[name] as number;
@@ -173,17 +173,27 @@ class DecoderWriter {
     const scale = this.style.scale ?? D ** -0.5;
     let k = this.#repeated(keys);
     const v = this.#repeated(values);
-    k = g.node('Transpose', [k], { perm: [0, 1, 3, 2] });
+    const size = (value: string, axis: number) => g.node('Shape', [value], { start: axis, ...(axis < -1 && { end: axis + 1 }) });
+    if (this.style.attention === 'script') {
+      const flat = g.node('Reshape', [k, g.node('Concat', [g.ints(-1), size(k, -2), size(k, -1)], { axis: 0 })]);
+      const turned = g.node('Transpose', [flat], { perm: [0, 2, 1] });
+      k = g.node('Reshape', [turned, g.node('Concat', [g.node('Shape', [k], { end: -2 }), size(k, -1), size(k, -2)], { axis: 0 })]);
+    } else {
+      k = g.node('Transpose', [k], { perm: [0, 1, 3, 2] });
+    }
     let scores: string;
     if (this.style.attention === 'eager') {
       scores = g.node('Div', [g.node('MatMul', [q, k]), this.#constant(Float32Array.of(1 / scale), [])]);
     } else {
       // The square root of the scale on either side, from the size of a head.
-      const size = g.node('Cast', [g.node('Slice', [g.node('Shape', [q]), g.ints(-1), g.ints(2 ** 31)])], { to: this.#type === 'f16' ? 10 : 1 });
-      const root = g.node('Sqrt', [g.node('Div', [this.#constant(Float32Array.of(scale * Math.sqrt(D)), [1]), g.node('Sqrt', [size])])]);
-      scores = g.node('MatMul', [g.node('Mul', [q, root]), g.node('Mul', [k, root])]);
+      const script = this.style.attention === 'script';
+      const wide = g.node('Cast', [script ? size(q, -1) : g.node('Slice', [g.node('Shape', [q]), g.ints(-1), g.ints(2 ** 31)])], { to: this.#type === 'f16' ? 10 : 1 });
+      const root = g.node('Sqrt', [g.node('Div', [this.#constant(Float32Array.of(scale * Math.sqrt(D)), [1]), g.node('Sqrt', [wide])])]);
+      scores = g.node('MatMul', [g.node('Mul', [q, root]), g.node('Mul', [k, script ? g.node('CastLike', [root, k]) : root])]);
     }
-    const weights = g.node('Softmax', [g.node('Add', [scores, mask])], { axis: -1 });
+    let weights = g.node('Softmax', [g.node('Add', [scores, mask])], { axis: -1 });
+    // Rows that see nothing, as torch's exporter guards them.
+    if (this.style.attention === 'sdpa') weights = g.node('Where', [g.node('IsNaN', [weights]), this.#constant(Float32Array.of(0), []), weights]);
     return g.node('MatMul', [weights, v]);
   }
 
@@ -247,8 +257,9 @@ class DecoderWriter {
     const epsilon = this.config['rms_norm_eps'] as number;
     if (this.style.attention === 'gqa') return g.node('SimplifiedLayerNormalization', [x, this.#constant(weight, [weight.length])], { epsilon: { float: epsilon } });
     const wide = g.node('Cast', [x], { to: 1 });
-    const mean = g.node('ReduceMean', this.style.attention.startsWith('attention') ? [g.node('Pow', [wide, g.constant(Float32Array.of(2), [])]), g.ints(-1)] : [g.node('Pow', [wide, g.constant(Float32Array.of(2), [])])],
-      this.style.attention.startsWith('attention') ? {} : { axes: [-1] });
+    const squares = g.node('Pow', [wide, g.constant(Float32Array.of(2), [])]);
+    // Since opset 18 axes are an input.
+    const mean = ['sdpa', 'eager'].includes(this.style.attention) ? g.node('ReduceMean', [squares], { axes: [-1] }) : g.node('ReduceMean', [squares, g.ints(-1)]);
     const scaled = g.node('Div', [wide, g.node('Sqrt', [g.node('Add', [mean, g.constant(Float32Array.of(epsilon), [])])])]);
     return g.node('Mul', [this.#constant(weight, [weight.length]), this.#cast(scaled, this.#type)]);
   }
