@@ -57,6 +57,7 @@ describe('a graph that is not understood is refused with the name of the node', 
       gate.input![0] = 'past_key_values.0.key';
     }, /"MatMul_\d+".*needs the input "past_key_values\.0\.key"/],
     ['no ids', 'gqa', (model) => (model.graph!.input![0]!.name = 'inputs_embeds'), /input_ids/],
+    ['a fixed number of tokens', 'gqa', (model) => (model.graph!.input![0]!.type!.tensor_type!.shape!.dim![1] = { dim_value: 30 }), /"input_ids" has 30 tokens always/],
     ['no logits', 'gqa', (model) => (model.graph!.output = model.graph!.output!.filter(({ name }) => name !== 'logits')), /"logits"/],
     ['an old operator set', 'gqa', (model) => (model.opset_import![0]!.version = 11), /operator set.*11/],
   ])('%s', async (_, attention, edit, message) => {
