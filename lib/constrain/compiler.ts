@@ -33,7 +33,8 @@ export type WorkerSetup = Omit<CompilerModel, 'tokenizer'>;
 
 export interface CompileJob {
   number: number;
-  source: ConstraintSource;
+  /** A {@link ConstraintSource} as JSON, which no depth of it can break. */
+  source: string;
 }
 
 export interface Compiled {
@@ -66,7 +67,7 @@ export class Compiler {
   async compile(given: ConstraintSource): Promise<Constraint> {
     const key = textOf(checkSource(given));
     const known = this.#kept.get(key);
-    const constraint = known ?? this.#make(JSON.parse(key) as ConstraintSource);
+    const constraint = known ?? this.#make(key);
     this.#kept.delete(key);
     this.#kept.set(key, constraint);
     if (this.#kept.size > MAX_KEPT) this.#kept.delete(this.#kept.keys().next().value!);
@@ -79,14 +80,14 @@ export class Compiler {
     await this.#worker?.terminate();
   }
 
-  async #make(source: ConstraintSource): Promise<Constraint> {
+  async #make(source: string): Promise<Constraint> {
     const { tokenizer, vocabSize } = this.#model;
-    const compiled = HAS_WORKER ? await this.#beside(source) : { automaton: compile(source), states: [] };
+    const compiled = HAS_WORKER ? await this.#beside(source) : { automaton: compile(JSON.parse(source) as ConstraintSource), states: [] };
     this.#vocabulary ??= compiled.vocabulary ?? readVocabulary(tokenizer, vocabSize, this.#ends);
     return new Constraint(new Masks(compiled.automaton, this.#vocabulary, this.#ends, MASK_BYTES, compiled.states), tokenizer, this.#ends);
   }
 
-  #beside(source: ConstraintSource): Promise<Compiled> {
+  #beside(source: string): Promise<Compiled> {
     if (this.#waiting.size >= MAX_WAITING) throw new SpkvError('OVERLOADED', `${this.#waiting.size} constraints are waiting to be made already`);
     this.#worker ??= this.#start();
     const number = this.#jobs++;

@@ -1,6 +1,7 @@
 // The fields that both kinds of request have, and what the engine makes of them.
 import { randomInt } from 'node:crypto';
 import type { RequestOptions } from '../engine/options.js';
+import { STRUCTURED_OUTPUTS, type StructuredOutputs } from './constraint-fields.js';
 import { type Fields, optional, refused } from './schema.js';
 
 /** Most prompts times texts of one request. */
@@ -30,6 +31,7 @@ export interface SharedFields {
   repetition_penalty?: number | null;
   ignore_eos?: boolean | null;
   priority?: number | null;
+  structured_outputs?: StructuredOutputs | null;
 }
 
 export const MODEL = { type: 'string', description: 'A name from /v1/models.' };
@@ -70,6 +72,7 @@ export const SHARED: Fields = {
   }),
   ignore_eos: optional({ type: 'boolean', description: 'Go on after an end-of-text token. An extension.' }),
   priority: optional({ type: 'integer', minimum: -100, maximum: 100, description: 'Higher goes first. Defaults to 0. An extension.' }),
+  structured_outputs: STRUCTURED_OUTPUTS,
 };
 
 /** What the engine is told. Fields that are absent or null keep the engine's defaults, where those are OpenAI's. */
