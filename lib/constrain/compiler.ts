@@ -6,7 +6,7 @@ import type { Tokenizer } from '../text/tokenizer.js';
 import type { Automaton } from './automaton.js';
 import { checkSource, compile, type ConstraintSource } from './compile.js';
 import { Constraint } from './constraint.js';
-import { Masks, type StateTokens } from './masks.js';
+import { Masks, type Prepared } from './masks.js';
 import { readVocabulary, type Vocabulary } from './vocabulary.js';
 
 /** Constraints that are kept for whoever asks for the same. */
@@ -39,8 +39,8 @@ export interface CompileJob {
 
 export interface Compiled {
   automaton: Automaton;
-  /** What its states allow, as far as it was found ahead. */
-  states: readonly (StateTokens | undefined)[];
+  /** What was found ahead. */
+  prepared?: Prepared;
   /** With the first answer. */
   vocabulary?: Vocabulary;
 }
@@ -82,9 +82,9 @@ export class Compiler {
 
   async #make(source: string): Promise<Constraint> {
     const { tokenizer, vocabSize } = this.#model;
-    const compiled = HAS_WORKER ? await this.#beside(source) : { automaton: compile(JSON.parse(source) as ConstraintSource), states: [] };
+    const compiled: Compiled = HAS_WORKER ? await this.#beside(source) : { automaton: compile(JSON.parse(source) as ConstraintSource) };
     this.#vocabulary ??= compiled.vocabulary ?? readVocabulary(tokenizer, vocabSize, this.#ends);
-    return new Constraint(new Masks(compiled.automaton, this.#vocabulary, this.#ends, MASK_BYTES, compiled.states), tokenizer, this.#ends);
+    return new Constraint(new Masks(compiled.automaton, this.#vocabulary, this.#ends, MASK_BYTES, compiled.prepared), tokenizer, this.#ends);
   }
 
   #beside(source: string): Promise<Compiled> {

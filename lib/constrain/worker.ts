@@ -20,8 +20,8 @@ parentPort!.on('message', ({ number, source }: CompileJob) => {
   try {
     const automaton = compile(JSON.parse(source) as ConstraintSource);
     vocabulary ??= readVocabulary(tokenizer, vocabSize, ends);
-    const states = new Masks(automaton, vocabulary, ends, MASK_BYTES).prepare(PREPARE_MS);
-    parentPort!.postMessage({ number, automaton, states, ...(!told && { vocabulary }) } satisfies CompileAnswer);
+    const prepared = new Masks(automaton, vocabulary, ends, MASK_BYTES).prepare(PREPARE_MS);
+    parentPort!.postMessage({ number, automaton, prepared, ...(!told && { vocabulary }) } satisfies CompileAnswer);
     told = true;
   } catch (error) {
     const code = error instanceof SpkvError ? error.code : undefined;
