@@ -37,8 +37,8 @@ const DEFAULT_THRESHOLD = 0.5;
 const OLDEST_OPSET = 13;
 
 /**
- * Rewrites a decoder that exists as ONNX, so that attention and cache are spkv's: attention as
- * com.microsoft::GroupQueryAttention, as ai.onnx::Attention, or written out with MatMul, Softmax and MatMul. The
+ * Rewrites a decoder that exists as ONNX, so that attention and cache are spkv's: attention as GroupQueryAttention or
+ * MultiHeadAttention of com.microsoft, as ai.onnx::Attention, or written out with MatMul, Softmax and MatMul. The
  * directory `out` is like that of {@link exportOnnx}. Sizes and token ids come from the config.json beside the model.
  * Errors: INVALID_ARGUMENT, FILE (missing, malformed, disk full), UNSUPPORTED (with the name of the node that is not
  * understood), the reason of `signal`.
@@ -86,6 +86,7 @@ function checkInterface(source: SourceGraph): string {
   for (const [name, needed] of [[IDS, true], [POSITIONS, false]] as const) {
     const shape = source.inputs.has(name) ? source.shape(name) : undefined;
     if (shape ? shape.length !== 2 : needed) throw source.unsupported(`the input "${name}"`, shape ? `has ${shape.length} dimensions instead of 2 (batch, tokens)` : 'is missing: no decoder');
+    if (shape?.[1] !== undefined) throw source.unsupported(`the input "${name}"`, `has ${shape[1]} tokens always, spkv needs any number`);
   }
   const outputs = (source.model.graph?.output ?? []).map(({ name }) => name ?? '');
   const logits = outputs.find((name) => name === 'logits');
