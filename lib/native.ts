@@ -69,7 +69,7 @@ export interface Native {
   mapTensor(device: DeviceHandle, path: string, byteOffset: number, dtype: number, shape: readonly number[]): TensorHandle;
   viewTensor(tensor: TensorHandle, shape: readonly number[], strides: readonly number[], offset: number): TensorHandle;
   writeTensor(tensor: TensorHandle, data: TypedArray): void;
-  readTensor(tensor: TensorHandle): Promise<TypedArray>;
+  readTensor(tensor: TensorHandle, into: TypedArray): Promise<TypedArray>;
   disposeTensor(tensor: TensorHandle): void;
   createPacked(device: DeviceHandle, dtype: number, n: number, k: number): TensorHandle;
 

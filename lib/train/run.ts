@@ -118,7 +118,9 @@ async function guardMemory<T>(run: () => Promise<T>, need: ReturnType<typeof mem
   try {
     return await run();
   } catch (error) {
-    if (!(error instanceof SpkvError) || error.code !== 'OUT_OF_MEMORY') throw error;
-    throw outOfMemory(need, settings, error.message, error);
+    // JavaScript has its own error for typed arrays that are too large.
+    const own = error instanceof SpkvError && error.code === 'OUT_OF_MEMORY';
+    if (!own && !(error instanceof RangeError && /allocation failed/.test(error.message))) throw error;
+    throw outOfMemory(need, settings, own ? error.message : `JavaScript found none for an array (${(error as Error).message})`, error);
   }
 }
