@@ -20,6 +20,8 @@ import { measuredThresholds, validate } from './validate.js';
 export interface SessionParts {
   training: TrainingStep;
   data: TrainingData;
+  /** This rank's part of them. */
+  batches: Batches;
   settings: RunSettings;
   origin: Origin;
   surroundings: Surroundings;
@@ -56,9 +58,8 @@ export class Session {
   }
 
   async run(): Promise<TrainResult> {
-    const { settings, data, group } = this.parts;
+    const { settings, data, batches } = this.parts;
     await this.#start();
-    const batches = data.batches(settings, { rank: group.rank, worldSize: group.size });
     this.#validationBatches = await data.validationBatches(settings);
     let next = read(batches, this.#state.step);
     while (this.#state.step < settings.steps) {
