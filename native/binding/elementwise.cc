@@ -17,7 +17,7 @@ Napi::Value silu_mul(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// siluMulBackward(dGate, dUp, dy, gate, up)
+// siluMulBackward(dGate, dUp, dy, gate, up, activated | null)
 Napi::Value silu_mul_backward(const Napi::CallbackInfo& info) {
   Call call(info, "siluMulBackward");
   SiluMulBackwardParams params;
@@ -27,6 +27,9 @@ Napi::Value silu_mul_backward(const Napi::CallbackInfo& info) {
   params.dy = call.tensor("dy", type, "T F");
   params.gate = call.tensor("gate", type, "T F");
   params.up = call.tensor("up", type, "T F");
+  params.activated = call.optional_output("activated", type, "T F");
+  call.distinct(params.activated, "activated", params.d_gate, "dGate");
+  call.distinct(params.activated, "activated", params.d_up, "dUp");
   call.enqueue(params, &Operations::silu_mul_backward);
   return info.Env().Undefined();
 }

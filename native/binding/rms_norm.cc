@@ -1,5 +1,7 @@
 #include "ops/rms_norm.h"
 
+#include <utility>
+
 #include "binding/call.h"
 #include "binding/exports.h"
 
@@ -20,7 +22,7 @@ Napi::Value rms_norm(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// rmsNormBackward(dx, dWeight, dy, x, weight, epsilon, accumulate)
+// rmsNormBackward(dx, dWeight, dy, x, weight, epsilon, accumulate, copy | null)
 Napi::Value rms_norm_backward(const Napi::CallbackInfo& info) {
   Call call(info, "rmsNormBackward");
   RmsNormBackwardParams params;
@@ -33,8 +35,12 @@ Napi::Value rms_norm_backward(const Napi::CallbackInfo& info) {
   params.weight = call.tensor("weight", kF32 | kBF16, columns);
   params.epsilon = static_cast<float>(call.number("epsilon"));
   params.accumulate = call.boolean("accumulate");
+  params.copy = call.optional_output("copy", kBF16, rows);
   call.check(params.epsilon >= 0, Code::kInvalidArgument, "Expected at least 0 for epsilon");
   call.distinct(params.dx, "dx", params.x, "x");
+  for (auto [other, name] :
+       {std::pair(params.dx, "dx"), std::pair(params.dy, "dy"), std::pair(params.x, "x")})
+    call.distinct(params.copy, "copy", other, name);
   call.distinct(params.d_weight, "dWeight", params.weight, "weight");
   call.enqueue(params, &Operations::rms_norm_backward);
   return info.Env().Undefined();
