@@ -6,7 +6,7 @@ const pack = spawnSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'
 if (pack.status !== 0) process.exit(1);
 const [{ files, size, entryCount }] = JSON.parse(pack.stdout);
 const paths = files.map((file) => file.path);
-const tracked = spawnSync('git', ['ls-files', 'native', 'models', 'bin'], { encoding: 'utf8' }).stdout.split('\n').filter(Boolean);
+const tracked = spawnSync('git', ['ls-files', 'native', 'models', 'bin', 'page'], { encoding: 'utf8' }).stdout.split('\n').filter(Boolean);
 const { exports, bin } = JSON.parse(readFileSync('package.json', 'utf8'));
 const entries = [...Object.values(exports).flatMap((entry) => (typeof entry === 'string' ? [entry] : Object.values(entry))), ...Object.values(bin)];
 

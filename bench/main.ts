@@ -12,19 +12,21 @@ import { commit, machine } from './machine.js';
 import { engineSuite } from './suites/engine.js';
 import { largeSuite } from './suites/large.js';
 import { modelSuite } from './suites/model.js';
+import { onnxruntimeSuite } from './suites/onnxruntime.js';
 import { operationsSuite } from './suites/operations.js';
 import { serverSuite } from './suites/server.js';
 import { stepsSuite } from './suites/steps.js';
 import type { Settings, Suite } from './suites/suite.js';
 import { trainingSuite } from './suites/training.js';
 
-const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, engine: engineSuite, server: serverSuite, steps: stepsSuite, training: trainingSuite };
+const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, engine: engineSuite, server: serverSuite, onnxruntime: onnxruntimeSuite, steps: stepsSuite, training: trainingSuite };
 /** What runs where no suite is named. */
 const DEFAULT = { cpu: 'ops,model', gpu: 'steps' };
-const HELP = `Usage: npm run bench -- [--suite ops|model|engine|server|large|steps|training|all] [--peer] [--device cpu|cuda|cuda:N] [--threads N] [--repeats N]
+const HELP = `Usage: npm run bench -- [--suite ops|model|engine|server|onnxruntime|large|steps|training|all] [--peer] [--device cpu|cuda|cuda:N] [--threads N] [--repeats N]
 
   --suite    ops: single operations; model: the bundled code-6m; engine: the same with many requests
              at once; server: spkv serve with 64 clients, 10 s per repeat;
+             onnxruntime: exported models on both routes, beside onnxruntime-node;
              large: a random Llama of 100 M parameters;
              steps: decode steps and prompts of networks of real sizes, for GPUs;
              training: whole training steps with random weights

@@ -1,8 +1,9 @@
-// `npm start`, `npm test`, `npm run bench` and `npm run build`: sets up what is missing or stale, then runs.
+// `npm start`, `npm test`, `npm run test:browser`, `npm run bench` and `npm run build`: sets up what is missing or stale, then runs.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { chromium } from './chromium.mjs';
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const [command, ...rest] = process.argv.slice(2);
@@ -15,6 +16,12 @@ function run(program, args, env = {}) {
 
 const node = (script, args, env) => run(process.execPath, [join(root, 'node_modules', script), ...args], env);
 const tsx = (script, args) => node('tsx/dist/cli.mjs', [script, ...args]);
+
+function jest(args) {
+  node('jest/bin/jest.js', args, {
+    NODE_OPTIONS: `${process.env.NODE_OPTIONS ?? ''} --experimental-vm-modules --expose-gc --no-warnings=ExperimentalWarning`.trim(),
+  });
+}
 
 async function ensureNative() {
   const { buildNative, isStale } = await import('./build-native.mjs');
@@ -57,11 +64,16 @@ switch (command) {
     break;
   case 'test':
     ensureDist(); // the server's process is tested as users start it
-    node('jest/bin/jest.js', rest, {
-      NODE_OPTIONS: `${process.env.NODE_OPTIONS ?? ''} --experimental-vm-modules --expose-gc --no-warnings=ExperimentalWarning`.trim(),
-    });
+    jest(rest);
+    break;
+  case 'test:browser':
+    if (!chromium()) {
+      console.error('No Chromium found: install one (on Debian and Ubuntu: apt-get install chromium), or name one in SPKV_CHROMIUM.');
+      process.exit(1);
+    }
+    jest(['--config', 'jest.browser.config.mjs', ...rest]);
     break;
   default:
-    console.error('Usage: node scripts/run.mjs start|build|test|bench');
+    console.error('Usage: node scripts/run.mjs start|build|test|test:browser|bench');
     process.exit(2);
 }

@@ -32,6 +32,8 @@ export interface AttentionPeerOptions {
   headSize?: number;
   /** Whether past and present are one buffer (nothing is copied inside the kernel, its fastest form). Defaults to true. */
   shared?: boolean;
+  /** Of a number in the cache: 32, or 8, which is int8 with one scale for all. Defaults to 32. */
+  bits?: 8 | 32;
   threads?: number;
   repeats?: number;
 }
@@ -112,8 +114,10 @@ function matmulCase({ m = 512, k = 2048, n = 2048 }: MatmulOptions): Case & { fl
 }
 
 function attentionCase(options: AttentionPeerOptions): Case & { bytes: number } {
-  const { past = 32_768, heads = 32, kvHeads = 8, headSize = 128, shared = true } = options;
+  const { past = 32_768, heads = 32, kvHeads = 8, headSize = 128, shared = true, bits = 32 } = options;
   const next = generator(1, 'attention');
+  const quantized = bits === 8;
+  const element = quantized ? 'int8' : 'float32';
   const total = past + 1;
   const cached = [1, kvHeads, shared ? total : past, headSize];
   const present = [1, kvHeads, total, headSize];
@@ -125,30 +129,34 @@ function attentionCase(options: AttentionPeerOptions): Case & { bytes: number } 
     graph.input('query', 'float32', queryShape),
     graph.input('key', 'float32', pairShape),
     graph.input('value', 'float32', pairShape),
-    graph.input('past_key', 'float32', cached),
-    graph.input('past_value', 'float32', cached),
+    graph.input('past_key', element, cached),
+    graph.input('past_value', element, cached),
     graph.input('seqlens_k', 'int32', [1]),
     graph.input('total_sequence_length', 'int32', []),
   ];
+  // Five inputs that are left out stand before the scales.
+  const scales = quantized ? [...Array<string>(5).fill(''), graph.scalar(0.03), graph.scalar(0.03)] : [];
   const outputs = ['output', 'present_key', 'present_value'];
-  const attributes = { num_heads: heads, kv_num_heads: kvHeads };
-  graph.node('GroupQueryAttention', inputs, attributes, { domain: 'com.microsoft', outputs });
+  const quantization = { k_quant_type: 'PER_TENSOR', v_quant_type: 'PER_TENSOR', kv_cache_bit_width: 8 };
+  const attributes = { num_heads: heads, kv_num_heads: kvHeads, ...(quantized && quantization) };
+  graph.node('GroupQueryAttention', [...inputs, ...scales], attributes, { domain: 'com.microsoft', outputs });
   graph.output('output', 'float32', queryShape);
-  graph.output('present_key', 'float32', present);
-  graph.output('present_value', 'float32', present);
+  graph.output('present_key', element, present);
+  graph.output('present_value', element, present);
 
   const random = (shape: readonly number[]) => new Tensor('float32', gaussian(next, shape.reduce((x, y) => x * y, 1), 1), shape);
+  const bytes = (shape: readonly number[]) => new Tensor('int8', Int8Array.from(random(shape).data as Float32Array, (x) => x / 0.03), shape);
   const feeds = {
     query: random(queryShape),
     key: random(pairShape),
     value: random(pairShape),
-    past_key: random(cached),
-    past_value: random(cached),
+    past_key: quantized ? bytes(cached) : random(cached),
+    past_value: quantized ? bytes(cached) : random(cached),
     seqlens_k: new Tensor('int32', Int32Array.of(total - 1), [1]),
     total_sequence_length: new Tensor('int32', Int32Array.of(total), []),
   };
   const fetches = shared ? { output: null, present_key: feeds.past_key, present_value: feeds.past_value } : ['output'];
-  return { model: graph.build(), feeds, fetches, kernel: 'GroupQueryAttention', bytes: 2 * total * kvHeads * headSize * 4 };
+  return { model: graph.build(), feeds, fetches, kernel: 'GroupQueryAttention', bytes: (2 * total * kvHeads * headSize * bits) / 8 };
 }
 
 const options = JSON.parse(process.argv[2] ?? '{}') as OnnxruntimeOptions;

@@ -39,6 +39,7 @@ export class Engine implements AsyncDisposable {
   readonly #parking: Parking;
   readonly #scheduler: Scheduler;
   readonly #runner: Runner;
+  readonly #pageBytes: number;
   readonly #rates: Rates;
   readonly #counters = new Counters();
   readonly #onStep: (record: StepRecord) => void;
@@ -60,6 +61,7 @@ export class Engine implements AsyncDisposable {
     this.#onStep = guarded('onStep', onStep);
     this.#onRequest = guarded('onRequest', onRequest);
     this.#pages = new Pages(cache);
+    this.#pageBytes = model.device.pageBytes(cache.headDim, cache.dtype);
     this.#prefixes = new Prefixes(this.#pages, chunk, reuse, Math.floor(reuseShare * cache.capacityPages));
     this.#parking = new Parking(cache, this.#pages, this.#prefixes, this.#rates);
     this.#runner = new Runner(model, maxSequences, stepTokens, (stats) => this.#pages.note(stats));
@@ -105,14 +107,13 @@ export class Engine implements AsyncDisposable {
     const paused = running.filter((choice) => this.#scheduler.paused(choice)).length;
     const reading = running.filter((choice) => choice.unread > 0 && !this.#scheduler.paused(choice)).length;
     const { requests, tokens, steps, latency, density } = this.#counters;
-    const { usedPages = 0, pageBytes = 0 } = this.#pages.stats ?? {};
     return {
       requests: { waiting: this.#queue.size, ...requests },
       texts: { reading, writing: running.length - reading - paused, paused },
       tokens: { ...tokens },
       steps: { ...steps },
       latency: { ...latency },
-      pool: { usedPages, capacityPages: this.model.cache.capacityPages, pageBytes },
+      pool: { usedPages: this.#pages.stats?.usedPages ?? 0, capacityPages: this.model.cache.capacityPages, pageBytes: this.#pageBytes },
       density,
       preemptions: { ...this.#parking.stats },
       prefixes: this.#prefixes.stats,
@@ -198,9 +199,13 @@ export class Engine implements AsyncDisposable {
     for (const [row, choice] of rows.entries()) {
       // After the step: what was read was the last known token, unless known ones are read again.
       if (choice.ended || choice.read < choice.ids.length) continue;
-      const event = choice.write(drawn[row]!, logprobs[row]);
-      if (event.finishReason === undefined) choice.request.emit(event);
-      else finished.push({ choice, last: event });
+      try {
+        const event = choice.write(drawn[row]!, logprobs[row]);
+        if (event.finishReason === undefined) choice.request.emit(event);
+        else finished.push({ choice, last: event });
+      } catch (error) {
+        choice.request.fail(error);
+      }
     }
     for (const { choice } of pieces) {
       if (choice.ended) continue;

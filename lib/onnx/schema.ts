@@ -161,7 +161,8 @@ async function openCodec(): Promise<Codec> {
   const type = protobuf.parse(SCHEMA, { keepCase: true }).root.lookupType('onnx.ModelProto');
   return {
     encode: (model) => type.encode(model as Record<string, unknown>).finish(),
-    decode: (bytes) => type.decode(bytes) as ModelProto,
+    // Plain objects: a message has defaults for what the file does not say.
+    decode: (bytes) => type.toObject(type.decode(bytes)) as ModelProto,
   };
 }
 

@@ -7,6 +7,10 @@ import { type GraphBuilder, MICROSOFT } from './graph.js';
 import { BLOCK, blocksPerRow, quantize } from './quantize.js';
 import type { StoredTensor, WeightsFile } from './weights-file.js';
 
+const { abs } = Math; // in loops over every weight of a model
+/** The largest number that an f32 holds. */
+const LARGEST = 3.4028234663852886e38;
+
 /** How the matrices of an exported model are stored. Vectors and predictors are f32 always. */
 export const ONNX_DTYPES = ['f32', 'f16', 'int8', 'int4'] as const;
 export type OnnxDtype = (typeof ONNX_DTYPES)[number];
@@ -38,6 +42,8 @@ export class Weights {
       const widened = graph.node('Cast', [graph.weight(this.#stored(weight, 'f16'))], { to: 1 });
       return graph.node('Gemm', [x, widened, ...this.#bias(graph, bias)], { transB: 1 });
     }
+    // DynamicQuantizeLinear with MatMulInteger is faster, but has one scale for all rows of x: what a text gets would
+    // depend on what else is in the step.
     const bits = this.dtype === 'int4' ? 4 : 8;
     const { packed, scales } = this.#blocks(weight, bits);
     const [N, K] = weight.shape as [number, number];
@@ -95,12 +101,14 @@ function bytesOf(array: Float32Array | Uint16Array): Uint8Array {
 
 function finiteHalves(floats: Float32Array, name: string): Uint16Array {
   const halves = floatsToHalves(floats);
-  const at = halves.findIndex((bits) => (bits & 0x7c00) === 0x7c00);
-  if (at >= 0) throw new SpkvError('UNSUPPORTED', `Tensor "${name}" has the value ${floats[at]}, which f16 cannot hold; export as f32, int8 or int4`);
+  let at = 0;
+  while (at < halves.length && (halves[at]! & 0x7c00) !== 0x7c00) at++;
+  if (at < halves.length) throw new SpkvError('UNSUPPORTED', `Tensor "${name}" has the value ${floats[at]}, which f16 cannot hold; export as f32, int8 or int4`);
   return halves;
 }
 
 function checkFinite(floats: Float32Array, name: string): void {
-  const at = floats.findIndex((value) => !Number.isFinite(value));
-  if (at >= 0) throw new SpkvError('NON_FINITE', `Tensor "${name}" has the value ${floats[at]}`);
+  let at = 0;
+  while (at < floats.length && abs(floats[at]!) <= LARGEST) at++;
+  if (at < floats.length) throw new SpkvError('NON_FINITE', `Tensor "${name}" has the value ${floats[at]}`);
 }

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { type ChannelHandle, type GraphSessionHandle, native, settle } from '../native.js';
@@ -43,11 +43,9 @@ const COMMAND = existsSync(PROGRAM) ? [PROGRAM] : ['--import', 'tsx', PROGRAM.re
  */
 export class PartsProcess {
   readonly #channel: ChannelHandle;
-  readonly #process: ChildProcess;
 
-  private constructor(channel: ChannelHandle, process: ChildProcess) {
+  private constructor(channel: ChannelHandle) {
     this.#channel = channel;
-    this.#process = process;
   }
 
   /** Resolves when the parts are loaded. */
@@ -60,7 +58,7 @@ export class PartsProcess {
     });
     child.on('error', () => {}); // found out by the greeting, which never comes
     child.unref();
-    const parts = new PartsProcess(channel, child);
+    const parts = new PartsProcess(channel);
     try {
       await device.submit(() => settle(native().greetChannel(channel)), signal);
     } catch (error) {
@@ -68,11 +66,6 @@ export class PartsProcess {
       throw error;
     }
     return parts;
-  }
-
-  /** Of the other process, for tests. */
-  get pid(): number | undefined {
-    return this.#process.pid;
   }
 
   /** Enqueues the run of a part for `tokens` tokens, of which the last part looks at `rows`. */

@@ -21,6 +21,12 @@ export interface PartsSetup {
 
 const CHANNEL = 3;
 const REQUEST_BYTES = 24;
+/** What parts can be given. */
+const INPUTS = {
+  first: ['input_ids', 'position_ids'],
+  middle: ['context', 'residual', 'position_ids'],
+  last: ['context', 'residual', 'logit_rows'],
+};
 
 /** The next `bytes` bytes; undefined where the other side has gone. */
 function receive(bytes: number): Uint8Array<ArrayBuffer> | undefined {
@@ -90,9 +96,12 @@ class Parts {
       const session = await onnxruntime.InferenceSession.create(path, {
         intraOpNumThreads: setup.threads,
         executionProviders: ['cpu'],
-        logSeverityLevel: 3,
+        logSeverityLevel: 4,
         extra: { session: { intra_op: { allow_spinning: '0' } } },
       });
+      const known = INPUTS[sessions.length === 0 ? 'first' : sessions.length + 1 < setup.parts.length ? 'middle' : 'last'];
+      const unknown = session.inputNames.find((name) => !known.includes(name));
+      if (unknown !== undefined) throw new Error(`${path} has an input "${unknown}" that spkv does not know`);
       sessions.push(session);
     }
     return new Parts(onnxruntime, setup, sessions);

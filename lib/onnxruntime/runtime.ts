@@ -15,9 +15,9 @@ export interface Runtime {
   library: string | undefined;
 }
 
-/** Finds the onnxruntime-node that is installed beside spkv. Errors: UNSUPPORTED where it is missing or too old. */
-export async function findRuntime(): Promise<Runtime> {
-  const path = packagePath();
+/** Finds the onnxruntime-node that is installed where `from` lies: beside spkv. Errors: UNSUPPORTED where it is missing or too old. */
+export async function findRuntime(from = import.meta.url): Promise<Runtime> {
+  const path = packagePath(from);
   const { version } = JSON.parse(await readFile(path, 'utf8')) as { version: string };
   const dir = dirname(path);
   const [major = 0, minor = 0] = version.split('.').map(Number);
@@ -27,9 +27,9 @@ export async function findRuntime(): Promise<Runtime> {
   return { dir, version, library: findLibrary(dir) };
 }
 
-function packagePath(): string {
+function packagePath(from: string): string {
   try {
-    return createRequire(import.meta.url).resolve('onnxruntime-node/package.json');
+    return createRequire(from).resolve('onnxruntime-node/package.json');
   } catch (error) {
     throw new SpkvError('UNSUPPORTED', 'Exported models need the package onnxruntime-node, which is not installed; install it with: npm install onnxruntime-node', { cause: error });
   }

@@ -6,6 +6,7 @@ import type { Request, RequestResult } from '../engine/request.js';
 import { ApiError, apiError } from './api-error.js';
 import type { SharedFields } from './fields.js';
 import { merge } from './merge.js';
+import { KeptTexts, reportOf } from './report.js';
 import type { Service } from './service.js';
 
 /** A prompt as the engine takes it. */
@@ -39,9 +40,13 @@ export interface Form {
 export async function answer(
   service: Service, request: FastifyRequest, reply: FastifyReply, fields: SharedFields, prompts: readonly Prompt[], options: RequestOptions, form: Form,
 ): Promise<object> {
-  const { stream_options } = fields;
+  const { stream_options, report } = fields;
+  const includeUsage = stream_options?.include_usage === true;
   if (stream_options && !fields.stream) {
     throw new ApiError(400, '"stream_options" needs "stream"', { param: 'stream_options', code: 'invalid_value' });
+  }
+  if (report && fields.stream && !includeUsage) {
+    throw new ApiError(400, 'With "stream", "report" needs "include_usage" in "stream_options"', { param: 'report', code: 'invalid_value' });
   }
   const n = options.n ?? 1;
   const { maxSequences } = service.engine;
@@ -49,23 +54,32 @@ export async function answer(
   const head = { ...form.head, created: Math.floor(Date.now() / 1000), model: service.options.name, system_fingerprint: service.fingerprint };
   const { answerTimeout: deadline } = service.options;
   const requests = begin(service, prompts, { ...options, ...(deadline > 0 && { deadline }), signal: whileConnected(reply) });
+  const keptTexts = report === 'tokens' ? new KeptTexts(service.model, prompts, n) : undefined;
+  const usage = (results: readonly RequestResult[]) => {
+    request.usage = usageOf(results);
+    return { ...request.usage, ...(report && reportOf(results)) };
+  };
   if (!fields.stream) {
     const results = await all(requests);
-    const choices = results.flatMap((result, i) => result.choices.map((text, j) => form.choice(i * n + j, text)));
-    return { ...head, choices, usage: (request.usage = usageOf(results)) };
+    const choices = results.flatMap((result, i) =>
+      result.choices.map((text, j) => ({ ...form.choice(i * n + j, text), ...(keptTexts && { kept: keptTexts.all(i * n + j, text.kept!) }) })));
+    return { ...head, choices, usage: usage(results) };
   }
   const events = merge(requests, n);
   // What goes wrong before anything has been written is an answer with a status of its own.
   const first = await events.next();
-  const includeUsage = stream_options?.include_usage === true;
   const chunk = { ...head, object: form.chunk };
   async function* lines(): AsyncGenerator<string, void, void> {
     try {
       for (let event = first; !event.done; event = await events.next()) {
-        for (const choice of form.pieces(event.value)) yield line({ ...chunk, choices: [choice], ...(includeUsage && { usage: null }) });
+        let kept = keptTexts?.next(event.value.index, event.value.kept!);
+        for (const choice of form.pieces(event.value)) {
+          yield line({ ...chunk, choices: [kept ? { ...choice, kept } : choice], ...(includeUsage && { usage: null }) });
+          kept = undefined;
+        }
       }
-      request.usage = usageOf(await all(requests));
-      if (includeUsage) yield line({ ...chunk, choices: [], usage: request.usage });
+      const last = usage(await all(requests));
+      if (includeUsage) yield line({ ...chunk, choices: [], usage: last });
       yield 'data: [DONE]\n\n';
     } catch (error) {
       const failure = apiError(error);

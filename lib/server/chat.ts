@@ -5,11 +5,12 @@ import { answer, type Form } from './answer.js';
 import { ApiError, apiError } from './api-error.js';
 import { CHAT_BODY, type ChatFields, type MessageFields } from './chat-fields.js';
 import { requestOptions } from './fields.js';
+import { CHAT_ANSWERS } from './responses.js';
 import { checkModel, type Service } from './service.js';
 
 /** POST /v1/chat/completions */
 export function chatRoutes(app: FastifyInstance, service: Service): void {
-  const schema = { summary: 'Answers conversations', body: CHAT_BODY, tags: ['OpenAI'] };
+  const schema = { summary: 'Answers conversations', body: CHAT_BODY, response: CHAT_ANSWERS, tags: ['OpenAI'] };
   app.post<{ Body: ChatFields }>('/v1/chat/completions', { schema }, async (request, reply) => {
     const fields = request.body;
     checkModel(service, fields.model);
@@ -52,14 +53,14 @@ function form(service: Service, id: string, withLogprobs: boolean): Form {
       logprobs: logprobs(tokens),
       finish_reason: finishReason,
     }),
-    pieces({ index, text, tokens, finishReason }) {
+    pieces({ index, text, tokens, finishReason, kept }) {
       const piece = (delta: object, of: readonly TextToken[] = [], finish_reason: string | null = null) => ({
         index, delta, logprobs: of.length > 0 ? logprobs(of) : null, finish_reason,
       });
       const pieces = [];
       if (!begun.has(index)) pieces.push(piece({ role: 'assistant', content: '', refusal: null }));
       begun.add(index);
-      if (text !== '' || withLogprobs) pieces.push(piece({ content: text }, tokens));
+      if (text !== '' || withLogprobs || kept) pieces.push(piece({ content: text }, tokens));
       if (finishReason !== undefined) pieces.push(piece({}, [], finishReason));
       return pieces;
     },

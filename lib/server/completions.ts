@@ -4,6 +4,7 @@ import { answer, type Form } from './answer.js';
 import { ApiError } from './api-error.js';
 import { COMPLETION_BODY, type CompletionFields } from './completion-fields.js';
 import { MAX_TEXTS, requestOptions } from './fields.js';
+import { COMPLETION_ANSWERS } from './responses.js';
 import { checkModel, type Service } from './service.js';
 
 /** OpenAI's. */
@@ -11,7 +12,7 @@ const MAX_TOKENS = 16;
 
 /** POST /v1/completions */
 export function completionRoutes(app: FastifyInstance, service: Service): void {
-  const schema = { summary: 'Continues texts', body: COMPLETION_BODY, tags: ['OpenAI'] };
+  const schema = { summary: 'Continues texts', body: COMPLETION_BODY, response: COMPLETION_ANSWERS, tags: ['OpenAI'] };
   app.post<{ Body: CompletionFields }>('/v1/completions', { schema }, async (request, reply) => {
     const fields = request.body;
     checkModel(service, fields.model);
@@ -53,8 +54,8 @@ function form(service: Service, id: string, logprobs: number | undefined): Form 
     head: { id, object: 'text_completion' },
     chunk: 'text_completion',
     choice: (index, { text, tokens, finishReason }) => choice(index, text, tokens, finishReason),
-    pieces({ index, text, tokens, finishReason }) {
-      return text === '' && logprobs === undefined && finishReason === undefined ? [] : [choice(index, text, tokens, finishReason)];
+    pieces({ index, text, tokens, finishReason, kept }) {
+      return text === '' && logprobs === undefined && finishReason === undefined && !kept ? [] : [choice(index, text, tokens, finishReason)];
     },
   };
 }

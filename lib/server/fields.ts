@@ -1,6 +1,7 @@
 // The fields that both kinds of request have, and what the engine makes of them.
 import { randomInt } from 'node:crypto';
 import type { RequestOptions } from '../engine/options.js';
+import { type ReportKind, REPORTS } from './report.js';
 import { type Fields, optional, refused } from './schema.js';
 
 /** Most prompts times texts of one request. */
@@ -30,6 +31,7 @@ export interface SharedFields {
   repetition_penalty?: number | null;
   ignore_eos?: boolean | null;
   priority?: number | null;
+  report?: ReportKind | null;
 }
 
 export const MODEL = { type: 'string', description: 'A name from /v1/models.' };
@@ -70,6 +72,11 @@ export const SHARED: Fields = {
   }),
   ignore_eos: optional({ type: 'boolean', description: 'Go on after an end-of-text token. An extension.' }),
   priority: optional({ type: 'integer', minimum: -100, maximum: 100, description: 'Higher goes first. Defaults to 0. An extension.' }),
+  report: optional({
+    enum: [...REPORTS],
+    description: 'What the answer tells of its making. "summary": usage.timing, and usage.cache, what each text holds by layer and head. "tokens": also choices[].kept, which layers and heads keep each token. '
+      + 'With stream it needs stream_options.include_usage. An extension.',
+  }),
 };
 
 /** What the engine is told. Fields that are absent or null keep the engine's defaults, where those are OpenAI's. */
@@ -89,6 +96,7 @@ export function requestOptions(fields: SharedFields, client: string): RequestOpt
     repetitionPenalty: fields.repetition_penalty,
     ignoreEos: fields.ignore_eos,
     priority: fields.priority,
+    kept: fields.report === 'tokens' || null,
     client: fields.user ?? client,
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null && value !== undefined));

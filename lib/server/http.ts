@@ -84,6 +84,8 @@ export function createApp(options: ResolvedServerOptions, metrics: Metrics, stat
     reply.header('connection', 'close');
     throw new ApiError(503, 'The server is closing', { code: 'shutting_down' });
   });
+  // What is answered is documented, and sent as it is.
+  app.setSerializerCompiler(() => JSON.stringify);
   app.setErrorHandler(fail);
   app.setNotFoundHandler(({ method, url }) => {
     throw new ApiError(404, `There is nothing at ${method} ${url.split('?')[0]}; /openapi.json lists what there is`, { code: 'unknown_url' });

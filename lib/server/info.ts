@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify';
 import { ApiError } from './api-error.js';
 import { MODEL } from './fields.js';
 import type { Metrics } from './metrics.js';
+import { DETOKENIZE_ANSWERS, MODEL_ANSWERS, MODELS_ANSWERS, STATS_ANSWERS, STATUS_ANSWERS, textAnswer, TOKENIZE_ANSWERS } from './responses.js';
 import { body, optional } from './schema.js';
 import { checkModel, type Service } from './service.js';
 
@@ -17,10 +18,13 @@ export function infoRoutes(app: FastifyInstance, service: Service, metrics: Metr
     max_model_len: limits.contextLength,
     threshold: model.threshold,
     window: model.cache.window,
+    layers: model.cache.layers,
+    kv_heads: model.cache.kvHeads,
+    dense: model.dense,
     chat: model.chatTemplate !== undefined,
   };
-  app.get('/v1/models', { schema: { summary: 'Lists the model', tags: ['OpenAI'] } }, async () => ({ object: 'list', data: [card] }));
-  app.get<{ Params: { model: string } }>('/v1/models/:model', { schema: { summary: 'Describes the model', tags: ['OpenAI'] } }, ({ params }, reply) => {
+  app.get('/v1/models', { schema: { summary: 'Lists the model', response: MODELS_ANSWERS, tags: ['OpenAI'] } }, async () => ({ object: 'list', data: [card] }));
+  app.get<{ Params: { model: string } }>('/v1/models/:model', { schema: { summary: 'Describes the model', response: MODEL_ANSWERS, tags: ['OpenAI'] } }, ({ params }, reply) => {
     checkModel(service, params.model);
     void reply.send(card);
   });
@@ -29,14 +33,19 @@ export function infoRoutes(app: FastifyInstance, service: Service, metrics: Metr
   });
 
   const unguarded = { config: { open: true } };
-  app.get('/health', { ...unguarded, schema: { summary: '200 as long as the process answers', tags: ['operation'] } }, async () => ({ status: 'ok' }));
-  app.get('/ready', { ...unguarded, schema: { summary: '200 while requests are taken, 503 when the server is closing', tags: ['operation'] } }, async (_, reply) => {
+  app.get('/health', { ...unguarded, schema: { summary: '200 as long as the process answers', response: STATUS_ANSWERS, tags: ['operation'] } }, async () => ({ status: 'ok' }));
+  app.get('/ready', { ...unguarded, schema: { summary: '200 while requests are taken, 503 when the server is closing', response: { ...STATUS_ANSWERS, 503: STATUS_ANSWERS[200] }, tags: ['operation'] } }, async (_, reply) => {
     if (ready()) return { status: 'ready' };
     return reply.code(503).send({ status: 'closing' });
   });
-  app.get('/metrics', { schema: { summary: 'Metrics for Prometheus', tags: ['operation'] } }, async (_, reply) => {
+  app.get('/metrics', { schema: { summary: 'Metrics for Prometheus', response: textAnswer('Metrics'), tags: ['operation'] } }, async (_, reply) => {
     reply.type(metrics.registry.contentType);
     return metrics.registry.metrics();
+  });
+  app.get('/stats', { schema: { summary: 'The server at this moment, as the page shows it', response: STATS_ANSWERS, tags: ['operation'] } }, async () => {
+    const { requests, texts, tokens, pool, density, preemptions, prefixes } = service.engine.stats();
+    const { usedPages: used_pages, capacityPages: capacity_pages, pageBytes: page_bytes } = pool;
+    return { requests, texts, tokens, pool: { used_pages, capacity_pages, page_bytes }, density, preemptions, prefixes };
   });
 }
 
@@ -61,14 +70,14 @@ export function tokenRoutes(app: FastifyInstance, service: Service): void {
     },
     ['text'],
   );
-  app.post<{ Body: TokenizeFields }>('/tokenize', { schema: { summary: 'Turns text into token ids', body: tokenizeBody, tags: ['tokens'] } }, async ({ body: fields }) => {
+  app.post<{ Body: TokenizeFields }>('/tokenize', { schema: { summary: 'Turns text into token ids', body: tokenizeBody, response: TOKENIZE_ANSWERS, tags: ['tokens'] } }, async ({ body: fields }) => {
     if (typeof fields.model === 'string') checkModel(service, fields.model);
     const tokens = await service.encoder.text(fields.text, fields.add_special_tokens ?? true);
     return { tokens, count: tokens.length, max_model_len: service.limits.contextLength };
   });
 
   const detokenizeBody = body({ model: optional(MODEL), tokens: { type: 'array', items: { type: 'integer', minimum: 0 } } }, ['tokens']);
-  app.post<{ Body: DetokenizeFields }>('/detokenize', { schema: { summary: 'Turns token ids into text', body: detokenizeBody, tags: ['tokens'] } }, async ({ body: fields }) => {
+  app.post<{ Body: DetokenizeFields }>('/detokenize', { schema: { summary: 'Turns token ids into text', body: detokenizeBody, response: DETOKENIZE_ANSWERS, tags: ['tokens'] } }, async ({ body: fields }) => {
     if (typeof fields.model === 'string') checkModel(service, fields.model);
     return { text: service.model.decode(fields.tokens) };
   });

@@ -15,6 +15,7 @@ import { infoRoutes, tokenRoutes } from './info.js';
 import { Limits } from './limits.js';
 import { Metrics } from './metrics.js';
 import { type ResolvedServerOptions, resolveServerOptions, type ServerOptions } from './options.js';
+import { pageRoutes } from './page.js';
 import { TokenTexts } from './token-text.js';
 
 export type { ServerOptions } from './options.js';
@@ -104,8 +105,8 @@ export class Server implements AsyncDisposable {
     chatRoutes(app, service);
     infoRoutes(app, service, this.#metrics, () => !this.#closing);
     tokenRoutes(app, service);
+    pageRoutes(app);
     app.get('/openapi.json', { config: { open: true }, schema: { hide: true } }, async () => app.swagger());
-    await app.ready();
   }
 
   /** Begins to take requests; resolves with the address. Port 0 takes one that is free. */

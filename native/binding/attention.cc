@@ -27,10 +27,6 @@ Napi::Value attention(const Napi::CallbackInfo& info) {
              "Expected one more offset than slots");
   call.check(call.dimension('H') > 0 && call.dimension('H') % call.dimension('G') == 0, Code::kShape,
              "Expected the query heads H of q to be a multiple of the KV heads G of keys");
-  call.distinct(params.out, "out", params.q, "q");
-  call.distinct(params.out, "out", params.keys, "keys");
-  call.distinct(params.out, "out", params.values, "values");
-  call.distinct(params.out, "out", params.utilities, "utilities");
   call.enqueue(params, &Operations::attention);
   return info.Env().Undefined();
 }

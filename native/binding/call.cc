@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "binding/overlap.h"
+
 namespace spkv {
 namespace binding {
 namespace {
@@ -56,12 +58,12 @@ View Call::activation_output(const char* name, const char* shape) {
 }
 
 View Call::tensor(const char* name, unsigned dtypes, const char* shape, bool packed) {
-  return read(next(), name, dtypes, shape, packed);
+  return read(next(), name, dtypes, shape, packed, false);
 }
 
 View Call::output(const char* name, unsigned dtypes, const char* shape, bool packed) {
-  Napi::Value value = info_[index_];
-  View view = tensor(name, dtypes, shape, packed);
+  Napi::Value value = next();
+  View view = read(value, name, dtypes, shape, packed, true);
   check(!unwrap<TensorHandle>(env_, value, name).storage->read_only, Code::kInvalidArgument,
         std::string("Expected a tensor that can be written for ") + name + " but it is mapped from a file");
   return view;
@@ -77,10 +79,11 @@ View Call::optional_output(const char* name, unsigned dtypes, const char* shape)
 View Call::optional_tensor(const char* name, unsigned dtypes, const char* shape) {
   Napi::Value value = next();
   if (value.IsNull() || value.IsUndefined()) return View();
-  return read(value, name, dtypes, shape, false);
+  return read(value, name, dtypes, shape, false, false);
 }
 
-View Call::read(Napi::Value value, const char* name, unsigned dtypes, const char* shape, bool packed) {
+View Call::read(Napi::Value value, const char* name, unsigned dtypes, const char* shape, bool packed,
+                bool written) {
   TensorHandle& handle = unwrap<TensorHandle>(env_, value, name);
   check(handle.storage != nullptr, Code::kDisposed,
         std::string("the tensor given for ") + name + " has been disposed");
@@ -97,6 +100,7 @@ View Call::read(Napi::Value value, const char* name, unsigned dtypes, const char
     bind(shape[2 * i], view.shape[i],
          std::string("dimension ") + std::to_string(i) + " of " + name + " " + shape_text(view));
   }
+  arguments_.push_back({name, view, written});
   return view;
 }
 
@@ -157,6 +161,7 @@ View Call::contiguous(const char* name, bool written) {
     check(view.layout == Layout::kStrided && (view.stride[i] == stride || view.shape[i] <= 1), Code::kShape,
           std::string("Expected elements that lie one after another for ") + name);
   }
+  arguments_.push_back({name, view, written});
   return view;
 }
 
@@ -168,15 +173,21 @@ CacheHandle& Call::cache(const char* name) {
   return handle;
 }
 
-void Call::distinct(const View& a, const char* a_name, const View& b, const char* b_name) {
-  if (!a || !b || a.size() == 0 || b.size() == 0) return;
-  auto end = [](const View& view) {
-    int64_t last = 0;
-    for (int i = 0; i < view.rank; i++) last += (view.shape[i] - 1) * view.stride[i];
-    return view.as<char>() + (last + 1) * dtype_bytes(view.dtype);
-  };
-  bool overlap = a.as<char>() < end(b) && b.as<char>() < end(a);
-  check(!overlap, Code::kInvalidArgument, std::string(a_name) + " must not overlap " + b_name);
+bool Call::may_share(const Argument& output, const Argument& input) const {
+  if (!same_view(output.view, input.view)) return false;
+  for (const InPlace& pair : in_place_)
+    if (!strcmp(pair.output, output.name) && !strcmp(pair.input, input.name)) return true;
+  return false;
+}
+
+void Call::check_overlaps() {
+  for (const Argument& output : arguments_) {
+    if (!output.written) continue;
+    for (const Argument& other : arguments_) {
+      if (&other == &output || !overlap(output.view, other.view) || may_share(output, other)) continue;
+      refuse(Code::kInvalidArgument, std::string(output.name) + " must not overlap " + other.name);
+    }
+  }
 }
 
 }  // namespace binding

@@ -69,18 +69,21 @@ class Call {
   // Binds a letter to a number that does not come from a tensor ("L", of the cache).
   void bind(char letter, int64_t value, const std::string& where);
 
-  // Two tensors whose memory must not overlap.
-  void distinct(const View& a, const char* a_name, const View& b, const char* b_name);
+  // `output` may be the very tensor given for `input`. Apart from that no output may overlap another
+  // argument; enqueue checks it.
+  void in_place(const char* output, const char* input) { in_place_.push_back({output, input}); }
   void check(bool condition, Code code, const std::string& message);
 
   // A command that is no operation of the device.
   void enqueue(Command command) {
+    check_overlaps();
     state_->device->stream().enqueue([command = std::move(command), held = std::move(held_)](
                                          Execution& execution) { return command(execution); });
   }
 
   template <typename Params>
   void enqueue(const Params& params, Status (*Operations::*operation)(const Params&, Execution&)) {
+    check_overlaps();
     auto function = state_->device->operations().*operation;
     state_->device->stream().enqueue([params, function, held = std::move(held_)](Execution& execution) {
       return function(params, execution);
@@ -93,10 +96,21 @@ class Call {
     int64_t value;
     std::string where;
   };
+  struct Argument {
+    const char* name;
+    View view;
+    bool written;
+  };
+  struct InPlace {
+    const char *output, *input;
+  };
 
   Napi::Value next() { return info_[index_++]; }
   unsigned activation_types(const char* name) const;
-  View read(Napi::Value value, const char* name, unsigned dtypes, const char* shape, bool packed);
+  View read(Napi::Value value, const char* name, unsigned dtypes, const char* shape, bool packed,
+            bool written);
+  void check_overlaps();
+  bool may_share(const Argument& output, const Argument& input) const;
   void hold(const std::shared_ptr<DeviceState>& state, std::shared_ptr<void> resource, const char* name);
   [[noreturn]] void refuse(Code code, const std::string& message);
 
@@ -107,6 +121,8 @@ class Call {
   std::shared_ptr<DeviceState> state_;
   std::vector<std::shared_ptr<void>> held_;
   std::vector<Dimension> dimensions_;
+  std::vector<Argument> arguments_;
+  std::vector<InPlace> in_place_;
 };
 
 }  // namespace binding

@@ -14,7 +14,6 @@ Napi::Value cross_entropy(const Napi::CallbackInfo& info) {
   params.logits = call.activation_output("logits", "T V");
   params.targets = call.tensor("targets", kI32, "T");
   params.factor = static_cast<float>(call.number("factor"));
-  call.distinct(params.losses, "losses", params.logits, "logits");
   call.enqueue(params, &Operations::cross_entropy);
   return info.Env().Undefined();
 }

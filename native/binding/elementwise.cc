@@ -13,6 +13,8 @@ Napi::Value silu_mul(const Napi::CallbackInfo& info) {
   params.out = call.activation_output("out", "T F");
   params.gate = call.activation("gate", "T F");
   params.up = call.tensor("up", type_of(params.gate), "T F");
+  call.in_place("out", "gate");
+  call.in_place("out", "up");
   call.enqueue(params, &Operations::silu_mul);
   return info.Env().Undefined();
 }
@@ -28,8 +30,15 @@ Napi::Value silu_mul_backward(const Napi::CallbackInfo& info) {
   params.gate = call.tensor("gate", type, "T F");
   params.up = call.tensor("up", type, "T F");
   params.activated = call.optional_output("activated", type, "T F");
-  call.distinct(params.activated, "activated", params.d_gate, "dGate");
-  call.distinct(params.activated, "activated", params.d_up, "dUp");
+  call.in_place("dGate", "dy");
+  call.in_place("dGate", "gate");
+  call.in_place("dGate", "up");
+  call.in_place("dUp", "dy");
+  call.in_place("dUp", "gate");
+  call.in_place("dUp", "up");
+  call.in_place("activated", "dy");
+  call.in_place("activated", "gate");
+  call.in_place("activated", "up");
   call.enqueue(params, &Operations::silu_mul_backward);
   return info.Env().Undefined();
 }
@@ -41,6 +50,8 @@ Napi::Value add(const Napi::CallbackInfo& info) {
   params.out = call.output("out", kF32, "T C");
   params.a = call.tensor("a", kF32, "T C");
   params.b = call.tensor("b", kF32, "T C");
+  call.in_place("out", "a");
+  call.in_place("out", "b");
   call.enqueue(params, &Operations::add);
   return info.Env().Undefined();
 }
@@ -55,6 +66,7 @@ Napi::Value copy(const Napi::CallbackInfo& info) {
   params.out = call.output("out", kF32 | kBF16 | kI32 | kU8, shape);
   unsigned same = type_of(params.out);
   params.x = call.tensor("x", same & (kF32 | kBF16) ? kF32 | kBF16 : same, shape);
+  call.in_place("out", "x");
   call.enqueue(params, &Operations::copy);
   return info.Env().Undefined();
 }

@@ -13,7 +13,6 @@ Napi::Value embedding(const Napi::CallbackInfo& info) {
   params.out = call.activation_output("out", "T C");
   params.ids = call.tensor("ids", kI32, "T");
   params.table = call.tensor("table", kF32 | kBF16, "V C");
-  call.distinct(params.out, "out", params.table, "table");
   call.enqueue(params, &Operations::embedding);
   return info.Env().Undefined();
 }
@@ -25,7 +24,6 @@ Napi::Value embedding_backward(const Napi::CallbackInfo& info) {
   params.d_table = call.output("dTable", kF32, "V C");
   params.ids = call.tensor("ids", kI32, "T");
   params.dy = call.tensor("dy", kF32, "T C");
-  call.distinct(params.d_table, "dTable", params.dy, "dy");
   call.enqueue(params, &Operations::embedding_backward);
   return info.Env().Undefined();
 }

@@ -31,12 +31,6 @@ Napi::Value gated_attention(const Napi::CallbackInfo& info) {
   params.window = call.integer("window", 1, INT32_MAX);
   params.scale = static_cast<float>(call.number("scale"));
   check_sizes(call);
-  call.distinct(params.out, "out", params.q, "q");
-  call.distinct(params.out, "out", params.keys, "keys");
-  call.distinct(params.out, "out", params.values, "values");
-  call.distinct(params.out, "out", params.gates, "gates");
-  call.distinct(params.out, "out", params.log_sum_exp, "logSumExp");
-  call.distinct(params.log_sum_exp, "logSumExp", params.gates, "gates");
   call.enqueue(params, &Operations::gated_attention);
   return info.Env().Undefined();
 }

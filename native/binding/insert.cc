@@ -36,8 +36,6 @@ Napi::Value positions(const Napi::CallbackInfo& info) {
   params.offsets = call.tensor("offsets", kI32, "O");
   call.check(call.dimension('O') == call.dimension('B') + 1, Code::kShape,
              "Expected one more offset than slots");
-  call.distinct(params.out, "out", params.slots, "slots");
-  call.distinct(params.out, "out", params.offsets, "offsets");
   call.enqueue(params, &Operations::positions);
   return info.Env().Undefined();
 }

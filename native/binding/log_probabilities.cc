@@ -13,7 +13,6 @@ Napi::Value log_probabilities(const Napi::CallbackInfo& info) {
   params.out = call.output("out", kF32, "T");
   params.logits = call.tensor("logits", kF32, "T V");
   params.targets = call.tensor("targets", kI32, "T");
-  call.distinct(params.out, "out", params.logits, "logits");
   call.enqueue(params, &Operations::log_probabilities);
   return info.Env().Undefined();
 }

@@ -15,9 +15,7 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
   params.weight = call.tensor("weight", kF32 | kBF16, "N K", true);
   params.bias = call.optional_tensor("bias", kF32 | kBF16, "N");
   params.base = call.optional_tensor("base", type_of(params.out), "T N");
-  call.distinct(params.out, "out", params.x, "x");
-  const bool same = params.base.data == params.out.data && params.base.stride[0] == params.out.stride[0];
-  if (!same) call.distinct(params.out, "out", params.base, "base");
+  call.in_place("out", "base");
   call.enqueue(params, &Operations::matmul);
   return info.Env().Undefined();
 }
@@ -30,8 +28,6 @@ Napi::Value matmul_input_gradient(const Napi::CallbackInfo& info) {
   params.dy = call.activation("dy", "T N");
   params.weight = call.tensor("weight", kF32 | kBF16, "N K");
   params.accumulate = call.boolean("accumulate");
-  call.distinct(params.dx, "dx", params.dy, "dy");
-  call.distinct(params.dx, "dx", params.weight, "weight");
   call.enqueue(params, &Operations::matmul_input_gradient);
   return info.Env().Undefined();
 }
@@ -43,8 +39,6 @@ Napi::Value matmul_weight_gradient(const Napi::CallbackInfo& info) {
   params.d_weight = call.output("dWeight", kF32, "N K");
   params.dy = call.activation("dy", "T N");
   params.x = call.activation("x", "T K");
-  call.distinct(params.d_weight, "dWeight", params.dy, "dy");
-  call.distinct(params.d_weight, "dWeight", params.x, "x");
   call.enqueue(params, &Operations::matmul_weight_gradient);
   return info.Env().Undefined();
 }
@@ -55,7 +49,6 @@ Napi::Value column_sums(const Napi::CallbackInfo& info) {
   ColumnSumsParams params;
   params.out = call.output("out", kF32, "N");
   params.x = call.activation("x", "T N");
-  call.distinct(params.out, "out", params.x, "x");
   call.enqueue(params, &Operations::column_sums);
   return info.Env().Undefined();
 }

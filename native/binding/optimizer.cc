@@ -38,10 +38,6 @@ Napi::Value adam_w(const Napi::CallbackInfo& info) {
   params.epsilon = static_cast<float>(at_least(call, "epsilon", 0));
   params.weight_decay = static_cast<float>(at_least(call, "weightDecay", 0));
   params.step = call.integer("step", 1, INT32_MAX);
-  call.distinct(params.parameter, "parameter", params.momentum, "momentum");
-  call.distinct(params.parameter, "parameter", params.variance, "variance");
-  call.distinct(params.momentum, "momentum", params.variance, "variance");
-  call.distinct(params.parameter, "parameter", params.gradient, "gradient");
   call.enqueue(params, &Operations::adam_w);
   return info.Env().Undefined();
 }
@@ -70,7 +66,6 @@ Napi::Value clip_factor(const Napi::CallbackInfo& info) {
   call.check(params.scale > 0, Code::kInvalidArgument, "Expected a number above 0 for scale");
   call.check(limit > 0, Code::kInvalidArgument, "Expected a number above 0 for limit");
   params.limit = static_cast<float>(limit);
-  call.distinct(params.factor, "factor", params.norm, "norm");
   call.enqueue(params, &Operations::clip_factor);
   return info.Env().Undefined();
 }

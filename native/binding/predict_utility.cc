@@ -39,8 +39,6 @@ Napi::Value predict_utility_backward(const Napi::CallbackInfo& info) {
   params.hidden = call.tensor("hidden", type_of(params.d_hidden), "T P");
   params.weight = call.tensor("weight", kF32 | kBF16, "G P");
   params.bias = call.tensor("bias", kF32 | kBF16, "G");
-  call.distinct(params.d_weight, "dWeight", params.weight, "weight");
-  call.distinct(params.d_bias, "dBias", params.bias, "bias");
   call.enqueue(params, &Operations::predict_utility_backward);
   return info.Env().Undefined();
 }

@@ -31,10 +31,6 @@ Napi::Value prepare_pairs(const Napi::CallbackInfo& info) {
   int64_t columns =
       (call.dimension('H') + 2 * call.dimension('G')) * call.dimension('D') + call.dimension('P');
   call.bind('N', columns, "H D + 2 G D + P");
-  call.distinct(params.q, "q", params.qkv, "qkv");
-  call.distinct(params.keys, "keys", params.qkv, "qkv");
-  call.distinct(params.values, "values", params.qkv, "qkv");
-  call.distinct(params.utilities, "utilities", params.qkv, "qkv");
   call.enqueue(params, &Operations::prepare_pairs);
   return info.Env().Undefined();
 }

@@ -1,7 +1,5 @@
 #include "ops/rms_norm.h"
 
-#include <utility>
-
 #include "binding/call.h"
 #include "binding/exports.h"
 
@@ -18,6 +16,7 @@ Napi::Value rms_norm(const Napi::CallbackInfo& info) {
   params.weight = call.tensor("weight", kF32 | kBF16, heads ? "D" : "C");
   params.epsilon = static_cast<float>(call.number("epsilon"));
   call.check(params.epsilon >= 0, Code::kInvalidArgument, "Expected at least 0 for epsilon");
+  call.in_place("out", "x");
   call.enqueue(params, &Operations::rms_norm);
   return info.Env().Undefined();
 }
@@ -37,11 +36,7 @@ Napi::Value rms_norm_backward(const Napi::CallbackInfo& info) {
   params.accumulate = call.boolean("accumulate");
   params.copy = call.optional_output("copy", kBF16, rows);
   call.check(params.epsilon >= 0, Code::kInvalidArgument, "Expected at least 0 for epsilon");
-  call.distinct(params.dx, "dx", params.x, "x");
-  for (auto [other, name] :
-       {std::pair(params.dx, "dx"), std::pair(params.dy, "dy"), std::pair(params.x, "x")})
-    call.distinct(params.copy, "copy", other, name);
-  call.distinct(params.d_weight, "dWeight", params.weight, "weight");
+  call.in_place("dx", "dy");
   call.enqueue(params, &Operations::rms_norm_backward);
   return info.Env().Undefined();
 }

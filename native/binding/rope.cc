@@ -28,6 +28,7 @@ Napi::Value rope(const Napi::CallbackInfo& info) {
   params.angles = call.tensor("angles", kF32, "T D");
   params.inverse = call.boolean("inverse");
   call.check(call.dimension('D') % 2 == 0, Code::kShape, "Expected an even head size");
+  call.in_place("out", "x");
   call.enqueue(params, &Operations::rope);
   return info.Env().Undefined();
 }

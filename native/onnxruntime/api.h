@@ -114,7 +114,7 @@ enum ErrorCode : int {
   kExecutionProviderFailed = 11,
 };
 enum Characteristic : int { kRequired = 0, kOptional = 1 };
-constexpr int kLogErrors = 3;
+constexpr int kLogFatal = 4;  // what fails is told by a status, to whoever asked
 constexpr int kDeviceAllocator = 0;
 constexpr int kDefaultMemory = 0;
 

@@ -78,7 +78,8 @@ Code code_of(const char* message) {
   auto says = [message](const char* words) { return strstr(message, words) != nullptr; };
   if (says("is not a registered function/op") || says("Could not find an implementation for"))
     return Code::kUnsupported;
-  if (says("File doesn't exist") || says("Protobuf parsing failed")) return Code::kFile;
+  if (says("that spkv does not know") || says("File doesn't exist") || says("Protobuf parsing failed"))
+    return Code::kFile;
   return Code::kOnnxruntime;
 }
 
@@ -97,7 +98,7 @@ const Library* Library::open(const std::string& path, Status* status) {
     return nullptr;
   }
   std::unique_ptr<Library> library(new Library(table, base->get_version()));
-  *status = library->take(library->api_.CreateEnv(kLogErrors, "spkv", &library->env_), "starting");
+  *status = library->take(library->api_.CreateEnv(kLogFatal, "spkv", &library->env_), "starting");
   if (!status->ok()) return nullptr;
   return (opened[path] = std::move(library)).get();
 }

@@ -97,6 +97,9 @@ Status Kernel::heads_of(const View& flat, Input index, int64_t count, View* view
 }
 
 Status Kernel::check(const AttentionStep& step, bool dense) const {
+  if (dense == static_cast<bool>(step.utilities))
+    return fail(Code::kShape, "Layer %lld has %sutilities, unlike the model", static_cast<long long>(layer),
+                dense ? "no " : "");
   const CacheGeometry& g = step.cache->geometry();
   bool fits = g.layers == layers && g.kv_heads == kv_heads && g.head_dim == head_dim;
   if (!fits || (!dense && g.window != window)) {
@@ -105,9 +108,6 @@ Status Kernel::check(const AttentionStep& step, bool dense) const {
                 static_cast<long long>(layers), static_cast<long long>(kv_heads),
                 static_cast<long long>(head_dim), static_cast<long long>(window));
   }
-  if (dense == static_cast<bool>(step.utilities))
-    return fail(Code::kShape, "Layer %lld has %s utilities, unlike the model", static_cast<long long>(layer),
-                dense ? "no" : "");
   return Status();
 }
 

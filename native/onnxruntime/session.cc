@@ -105,7 +105,7 @@ Status Session::create(const std::string& path, int threads) {
 Status Session::create_with(OrtSessionOptions* options, const std::string& path, int threads) {
   auto take = [&](OrtStatus* status, const char* doing) { return library_->take(status, doing); };
   SPKV_RETURN_IF_ERROR(take(api().SetIntraOpNumThreads(options, threads), "setting the threads"));
-  SPKV_RETURN_IF_ERROR(take(api().SetSessionLogSeverityLevel(options, kLogErrors), "setting the log level"));
+  SPKV_RETURN_IF_ERROR(take(api().SetSessionLogSeverityLevel(options, kLogFatal), "setting the log level"));
   // Threads that wait by spinning would take the cores from those that compute attention.
   SPKV_RETURN_IF_ERROR(take(api().AddSessionConfigEntry(options, "session.intra_op.allow_spinning", "0"),
                             "turning spinning off"));

@@ -56,6 +56,15 @@ test('the model is listed, and described by its name', async () => {
   expect((await running.client.models.list()).data[0]!.id).toBe('small');
 });
 
+test('routes and hooks of one\'s own, before it listens', async () => {
+  await using server = await createServer(model);
+  server.app.get('/mine', async () => ({ mine: true }));
+  server.app.addHook('onSend', async (_request, reply) => void reply.header('x-mine', 'yes'));
+  const url = await server.listen({ port: 0 });
+  expect(await (await fetch(`${url}/mine`)).json()).toEqual({ mine: true });
+  expect((await fetch(`${url}/health`)).headers.get('x-mine')).toBe('yes');
+});
+
 test('every answer has an id: the client\'s own, if it is a harmless one', async () => {
   await using running = await startServer(model);
   const id = async (given: string) => (await running.get('/health', { 'x-request-id': given })).headers.get('x-request-id');
@@ -120,7 +129,7 @@ test('/openapi.json describes every route and field', async () => {
   await using running = await startServer(model);
   const { body } = await running.get('/openapi.json');
   expect(body.openapi).toBe('3.1.0');
-  const routes = ['/v1/completions', '/v1/chat/completions', '/v1/models', '/v1/models/{model}', '/tokenize', '/detokenize', '/health', '/ready', '/metrics'];
+  const routes = ['/v1/completions', '/v1/chat/completions', '/v1/models', '/v1/models/{model}', '/tokenize', '/detokenize', '/health', '/ready', '/metrics', '/stats'];
   expect(Object.keys(body.paths).sort()).toEqual(routes.sort());
   const { properties } = body.paths['/v1/completions'].post.requestBody.content['application/json'].schema;
   expect(properties.threshold).toMatchObject({ minimum: 0, maximum: 2 });

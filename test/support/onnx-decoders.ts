@@ -12,14 +12,16 @@ import { type OnnxTensor, runOnnx } from './onnx-session.js';
 /** How a decoder is exported. */
 export interface Style {
   /**
-   * 'gqa': GroupQueryAttention, as onnxruntime-genai's builder writes it; 'sdpa' and 'eager': written out, as torch's
-   * exporter does with scaled_dot_product_attention or without; 'attention' and 'attention-rows': ai.onnx::Attention of
+   * 'gqa' and 'mha': GroupQueryAttention and MultiHeadAttention, as onnxruntime-genai's builder writes them; 'sdpa', 'script' and 'eager': written out, as
+   * torch's first and second exporter do with scaled_dot_product_attention, and without it; 'attention' and 'attention-rows': ai.onnx::Attention of
    * heads [B, H, S, D] and of rows [B, S, H·D].
    */
-  attention: 'gqa' | 'sdpa' | 'eager' | 'attention' | 'attention-rows';
+  attention: 'gqa' | 'mha' | 'sdpa' | 'script' | 'eager' | 'attention' | 'attention-rows';
   /** GroupQueryAttention: rotates itself; and takes q, k and v as one. */
   rotates?: boolean;
   packed?: boolean;
+  /** Cosines and sines from tables that are cut to the length of past and present, as in older models. */
+  tables?: boolean;
   /** Everything in f16. */
   half?: boolean;
   /** Weights as MatMulNBits. */
@@ -75,7 +77,7 @@ class DecoderWriter {
     private readonly has: (name: string) => boolean,
     private readonly style: Style,
   ) {
-    const opset = style.attention.startsWith('attention') ? 23 : 17;
+    const opset = style.attention.startsWith('attention') ? 23 : style.attention === 'script' ? 18 : 17;
     this.#g = new GraphBuilder('main_graph', { ir_version: 10, opset_import: [{ domain: '', version: opset }, { domain: MICROSOFT, version: 1 }] });
     this.#type = style.half ? 'f16' : 'f32';
     const size = (name: string) => config[name] as number;
@@ -83,6 +85,11 @@ class DecoderWriter {
       H: size('num_attention_heads'), G: size('num_key_value_heads'), D: size('head_dim'), C: size('hidden_size'), F: size('intermediate_size'),
       L: size('num_hidden_layers'), V: size('vocab_size'),
     };
+  }
+
+  /** Attention and norms are operators of onnxruntime. */
+  get #fused(): boolean {
+    return this.style.attention === 'gqa' || this.style.attention === 'mha';
   }
 
   write(): GraphBuilder {
@@ -124,6 +131,7 @@ class DecoderWriter {
     let [q, k, v] = [project('q', H), project('k', G), project('v', G)];
     for (const name of present) g.output(name, name, this.#type, ['batch', G, 'total', D]);
     if (this.style.attention === 'gqa') return this.#groupQuery(q, k, v, past, present, shared);
+    if (this.style.attention === 'mha') return this.#multiHead(q, k, v, past, present, shared);
 
     // [B, heads, S, D], with sizes taken from the hidden state, as exporters of the views of PyTorch do.
     const dims = (axis: number) => g.node('Gather', [g.node('Shape', [normed]), g.ints(axis)]);
@@ -160,6 +168,15 @@ class DecoderWriter {
     return output;
   }
 
+  #multiHead(q: string, k: string, v: string, past: [string, string], present: [string, string], { cos, sin, mask }: Shared): string {
+    const g = this.#g;
+    const { H } = this.#sizes;
+    const rotate = (value: string) => g.node('RotaryEmbedding', [value, 'position_ids', cos, sin], { num_heads: H }, { domain: MICROSOFT });
+    const output = g.fresh('attention');
+    g.node('MultiHeadAttention', [rotate(q), rotate(k), v, '', '', mask, ...past], { num_heads: H }, { domain: MICROSOFT, outputs: [output, ...present] });
+    return output;
+  }
+
   #attentionNode(inputs: string[], past: [string, string], present: [string, string], { mask }: Shared, heads: Record<string, number>): string {
     const output = this.#g.fresh('attention');
     this.#g.node('Attention', [...inputs, mask, ...past], heads, { outputs: [output, ...present] });
@@ -173,17 +190,27 @@ class DecoderWriter {
     const scale = this.style.scale ?? D ** -0.5;
     let k = this.#repeated(keys);
     const v = this.#repeated(values);
-    k = g.node('Transpose', [k], { perm: [0, 1, 3, 2] });
+    const size = (value: string, axis: number) => g.node('Shape', [value], { start: axis, ...(axis < -1 && { end: axis + 1 }) });
+    if (this.style.attention === 'script') {
+      const flat = g.node('Reshape', [k, g.node('Concat', [g.ints(-1), size(k, -2), size(k, -1)], { axis: 0 })]);
+      const turned = g.node('Transpose', [flat], { perm: [0, 2, 1] });
+      k = g.node('Reshape', [turned, g.node('Concat', [g.node('Shape', [k], { end: -2 }), size(k, -1), size(k, -2)], { axis: 0 })]);
+    } else {
+      k = g.node('Transpose', [k], { perm: [0, 1, 3, 2] });
+    }
     let scores: string;
     if (this.style.attention === 'eager') {
       scores = g.node('Div', [g.node('MatMul', [q, k]), this.#constant(Float32Array.of(1 / scale), [])]);
     } else {
       // The square root of the scale on either side, from the size of a head.
-      const size = g.node('Cast', [g.node('Slice', [g.node('Shape', [q]), g.ints(-1), g.ints(2 ** 31)])], { to: this.#type === 'f16' ? 10 : 1 });
-      const root = g.node('Sqrt', [g.node('Div', [this.#constant(Float32Array.of(scale * Math.sqrt(D)), [1]), g.node('Sqrt', [size])])]);
-      scores = g.node('MatMul', [g.node('Mul', [q, root]), g.node('Mul', [k, root])]);
+      const script = this.style.attention === 'script';
+      const wide = g.node('Cast', [script ? size(q, -1) : g.node('Slice', [g.node('Shape', [q]), g.ints(-1), g.ints(2 ** 31)])], { to: this.#type === 'f16' ? 10 : 1 });
+      const root = g.node('Sqrt', [g.node('Div', [this.#constant(Float32Array.of(scale * Math.sqrt(D)), [1]), g.node('Sqrt', [wide])])]);
+      scores = g.node('MatMul', [g.node('Mul', [q, root]), g.node('Mul', [k, script ? g.node('CastLike', [root, k]) : root])]);
     }
-    const weights = g.node('Softmax', [g.node('Add', [scores, mask])], { axis: -1 });
+    let weights = g.node('Softmax', [g.node('Add', [scores, mask])], { axis: -1 });
+    // Rows that see nothing, as torch's exporter guards them.
+    if (this.style.attention === 'sdpa') weights = g.node('Where', [g.node('IsNaN', [weights]), this.#constant(Float32Array.of(0), []), weights]);
     return g.node('MatMul', [weights, v]);
   }
 
@@ -219,9 +246,19 @@ class DecoderWriter {
     const g = this.#g;
     const { D } = this.#sizes;
     const frequencies = Array.from({ length: D / 2 }, (_, i) => (this.config['rope_theta'] as number) ** ((-2 * i) / D));
-    if (this.style.attention === 'gqa') {
+    if (this.#fused) {
       const table = (f: (x: number) => number) => this.#constant(Float32Array.from({ length: 128 * frequencies.length }, (_, i) => f(Math.floor(i / frequencies.length) * frequencies[i % frequencies.length]!)), [128, frequencies.length]);
       return { cos: table(Math.cos), sin: table(Math.sin) };
+    }
+    if (this.style.tables) {
+      const length = g.node('Add', [g.node('Gather', [g.node('Shape', ['past_key_values.0.key']), g.ints(2)]), g.node('Gather', [g.node('Shape', ['input_ids']), g.ints(1)])]);
+      const rows = (f: (x: number) => number) => {
+        const table = this.#constant(Float32Array.from({ length: 128 * D }, (_, i) => f(Math.floor(i / D) * frequencies[i % (D / 2)]!)), [1, 1, 128, D]);
+        const cut = g.node('Slice', [table, g.ints(0), length, g.ints(2)]);
+        const flat = g.node('Squeeze', [g.node('Squeeze', [cut, g.ints(1)]), g.ints(0)]);
+        return g.node('Unsqueeze', [g.node('Gather', [flat, positions!]), g.ints(1)]);
+      };
+      return { cos: rows(Math.cos), sin: rows(Math.sin) };
     }
     const column = g.node('Cast', [g.node('Unsqueeze', [positions!, g.ints(2)])], { to: 1 });
     const angles = g.node('MatMul', [column, g.constant(Float32Array.from(frequencies), [1, frequencies.length])]);
@@ -245,10 +282,11 @@ class DecoderWriter {
     const g = this.#g;
     const weight = this.weight(name);
     const epsilon = this.config['rms_norm_eps'] as number;
-    if (this.style.attention === 'gqa') return g.node('SimplifiedLayerNormalization', [x, this.#constant(weight, [weight.length])], { epsilon: { float: epsilon } });
+    if (this.#fused) return g.node('SimplifiedLayerNormalization', [x, this.#constant(weight, [weight.length])], { epsilon: { float: epsilon } });
     const wide = g.node('Cast', [x], { to: 1 });
-    const mean = g.node('ReduceMean', this.style.attention.startsWith('attention') ? [g.node('Pow', [wide, g.constant(Float32Array.of(2), [])]), g.ints(-1)] : [g.node('Pow', [wide, g.constant(Float32Array.of(2), [])])],
-      this.style.attention.startsWith('attention') ? {} : { axes: [-1] });
+    const squares = g.node('Pow', [wide, g.constant(Float32Array.of(2), [])]);
+    // Since opset 18 axes are an input.
+    const mean = ['sdpa', 'eager'].includes(this.style.attention) ? g.node('ReduceMean', [squares], { axes: [-1] }) : g.node('ReduceMean', [squares, g.ints(-1)]);
     const scaled = g.node('Div', [wide, g.node('Sqrt', [g.node('Add', [mean, g.constant(Float32Array.of(epsilon), [])])])]);
     return g.node('Mul', [this.#constant(weight, [weight.length]), this.#cast(scaled, this.#type)]);
   }

@@ -38,8 +38,8 @@ const OLDEST_OPSET = 13;
 
 /**
  * Rewrites a decoder that exists as ONNX, so that attention and cache are spkv's: attention as
- * com.microsoft::GroupQueryAttention, as ai.onnx::Attention, or written out with MatMul, Softmax and MatMul. The
- * directory `out` is like that of {@link exportOnnx}. Sizes and token ids come from the config.json beside the model.
+ * GroupQueryAttention or MultiHeadAttention of com.microsoft, as ai.onnx::Attention, or written out with MatMul,
+ * Softmax and MatMul. The directory `out` is like that of {@link exportOnnx}. Sizes and token ids come from the config.json beside the model.
  * Errors: INVALID_ARGUMENT, FILE (missing, malformed, disk full), UNSUPPORTED (with the name of the node that is not
  * understood), the reason of `signal`.
  */

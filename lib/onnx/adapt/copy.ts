@@ -67,8 +67,7 @@ export class Copy {
     const { source } = this.cuts;
     const what = user ? nodeName(user) : 'the graph';
     if (!source.inputs.has(value)) return source.malformed(`${what} needs the value "${value}", which nothing makes`);
-    const where = this.stage === 0 ? 'before the first attention' : `after attention ${this.stage - 1}`;
-    return source.unsupported(what, `needs the input "${value}" ${where}; without attention's own cache only ${IDS} and ${POSITIONS} are there`);
+    return source.unsupported(what, `needs the input "${value}" after attention ${this.stage - 1}, where it is not known any more`);
   }
 
   /** Sizes of what lies beyond the cut are those of this stretch: [1, T] and what does not change. */

@@ -21,7 +21,10 @@ export class Cuts {
   readonly #origins = new Map<string, Origin>();
   readonly #after: ReadonlyMap<string, number>;
 
-  /** `sites` in the order of their layers. Errors: UNSUPPORTED, where more than one value goes past an attention. */
+  /**
+   * `sites` in the order of their layers. Errors: UNSUPPORTED, where more than one value goes past an attention, or
+   * something beside attention needs what only attention has.
+   */
   constructor(
     readonly source: SourceGraph,
     readonly sites: readonly AttentionSite[],
@@ -30,6 +33,7 @@ export class Cuts {
     this.#after = new Map(sites.map(({ output }, layer) => [output.value, layer + 1]));
     this.#findOrigins();
     const needed = this.#needed(logits);
+    this.#refuseOtherInputs(needed);
     this.carried = sites.map((site, layer) => this.#carriedPast(layer, site, needed));
   }
 
@@ -77,6 +81,14 @@ export class Cuts {
       }
     }
     return nodes;
+  }
+
+  /** Masks and pasts go with the attention that is replaced: nothing else may need them. */
+  #refuseOtherInputs(needed: ReadonlySet<NodeProto>): void {
+    for (const node of this.source.nodes) {
+      const input = needed.has(node) ? inputsOf(node).find((name) => this.source.inputs.has(name) && name !== IDS && name !== POSITIONS) : undefined;
+      if (input !== undefined) throw this.source.refuse(node, `needs the input "${input}"; without attention's own cache there are only ${IDS} and ${POSITIONS}`);
+    }
   }
 
   /**

@@ -1,7 +1,7 @@
 // Attention as exporters write it out: scores = q · kᵀ, scaled and masked, Softmax, weights · v.
 import type { NodeProto } from '../schema.js';
 import { keyValue, skipNeutral } from './repeated-heads.js';
-import type { AttentionSite, Heads, Placed } from './site.js';
+import type { AttentionSite, Heads, Layout, Placed } from './site.js';
 import type { SourceGraph } from './source-graph.js';
 
 /** The attention around the Softmax `node`; undefined where it is the Softmax of something else. Errors: UNSUPPORTED. */
@@ -85,15 +85,27 @@ function unscaled(source: SourceGraph, value: string, heads: Heads): { value: st
 /** Keys from the second factor of the scores, [1, H, D, past + T]. */
 function transposedKeys(source: SourceGraph, softmax: NodeProto, value: string, heads: Heads): { placed: Placed; scale: number } {
   const outer = unscaled(source, value, heads);
-  const transpose = source.producerOf(outer.value, 'Transpose');
-  const order = transpose && source.list(transpose, 'perm')?.join();
-  if (order !== '0,1,3,2' && order !== '0,2,3,1') throw source.refuse(softmax, 'has keys that are not transposed to [batch, heads, size, tokens] in one step');
-  const inner = unscaled(source, transpose!.input![0]!, heads);
+  const { before, layout } = untransposed(source, softmax, outer.value);
+  const inner = unscaled(source, before, heads);
   const scale = outer.scale * inner.scale;
-  if (order === '0,1,3,2') return { placed: keyValue(source, softmax, inner.value, heads), scale };
-  // [1, T, H, D]: without a past, and without repetition.
+  if (layout === 'heads') return { placed: keyValue(source, softmax, inner.value, heads), scale };
+  // Without a past, and without repetition.
   if (heads.heads !== heads.kvHeads) throw source.refuse(softmax, 'has keys whose heads are not repeated for the query heads');
-  return { placed: { value: inner.value, layout: 'tokens' }, scale };
+  return { placed: { value: inner.value, layout }, scale };
+}
+
+/** [1, H, T, D] or [1, T, H, D] from [1, H, D, T]. */
+function untransposed(source: SourceGraph, softmax: NodeProto, value: string): { before: string; layout: Layout } {
+  const transpose = source.producerOf(value, 'Transpose');
+  const order = transpose && source.list(transpose, 'perm')?.join();
+  if (order === '0,1,3,2') return { before: transpose!.input![0]!, layout: 'heads' };
+  if (order === '0,2,3,1') return { before: transpose!.input![0]!, layout: 'tokens' };
+  // The functions of onnxscript: [H, T, D], the last two exchanged, and back to four dimensions.
+  const reshape = source.producerOf(value, 'Reshape');
+  const inner = reshape && source.producerOf(reshape.input![0]!, 'Transpose');
+  const flat = inner && source.list(inner, 'perm')?.join() === '0,2,1' ? source.producerOf(inner.input![0]!, 'Reshape') : undefined;
+  if (flat) return { before: flat.input![0]!, layout: 'heads' };
+  throw source.refuse(softmax, 'has keys that are not transposed to [batch, heads, size, tokens] in a way that spkv knows');
 }
 
 /** A value that is one number: a constant, or computed in a few steps from constants and the size of a head. */
@@ -110,6 +122,7 @@ function scalar(source: SourceGraph, value: string, heads: Heads, steps = 8): nu
   };
   switch (node.op_type) {
     case 'Cast':
+    case 'CastLike':
     case 'Identity':
     case 'Squeeze':
     case 'Unsqueeze':
@@ -129,6 +142,8 @@ function scalar(source: SourceGraph, value: string, heads: Heads, steps = 8): nu
       return both((x, y) => x / y);
     case 'Pow':
       return both((x, y) => x ** y);
+    case 'Shape':
+      return source.integer(node, 'start', 0) === -1 ? heads.headDim : undefined;
     case 'Slice':
     case 'Gather': {
       // The last size of a value with heads, taken from its shape.

@@ -2,6 +2,7 @@ import { SpkvError } from '../../errors.js';
 import { halfToFloat } from '../../half.js';
 import { type Element, elementOf } from '../elements.js';
 import { type AttributeProto, type GraphProto, type ModelProto, type NodeProto, type TensorProto, toNumber, type ValueInfoProto } from '../schema.js';
+import { wholeTables } from './tables.js';
 
 /** Operators whose output has another element type than their first input; the index of the input that has it. */
 const TYPE_FROM: Readonly<Record<string, number>> = { Where: 1, DequantizeLinear: 1, MatMulIntegerToFloat: 2, DynamicQuantizeMatMul: 2 };
@@ -27,7 +28,7 @@ export class SourceGraph {
     if (graph.sparse_initializer?.length) throw this.unsupported('the graph', 'has sparse initializers');
     for (const input of graph.input ?? []) if (!this.initializers.has(input.name ?? '')) this.inputs.set(input.name ?? '', input);
     for (const info of [...(graph.value_info ?? []), ...(graph.input ?? []), ...(graph.output ?? [])]) this.#infos.set(info.name ?? '', info);
-    const nodes = this.#withoutConstants(graph.node ?? []);
+    const nodes = wholeTables(this.#withoutConstants(graph.node ?? []), this.initializers);
     for (const node of nodes) {
       for (const name of outputsOf(node)) {
         if (this.#producers.has(name) || this.inputs.has(name) || this.initializers.has(name)) throw this.malformed(`the value "${name}" is made twice`);

@@ -1,0 +1,86 @@
+// Whatever ends while onnxruntime runs, nothing else ends with it and nothing stays behind. Each scenario is a process of
+// its own; see test/support/onnx-scenarios.ts.
+import { spawn } from 'node:child_process';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { exportOnnx } from '../../lib/onnx/index.js';
+import { ROUTES, type Route } from '../../lib/onnxruntime/index.js';
+import { temporaryDirectory } from '../support/files.js';
+import { MODEL_DIR } from '../support/golden.js';
+
+const LIMIT_MS = 120_000;
+const MIB = 2 ** 20;
+const NONE = { tensors: 0, bytes: 0, caches: 0 };
+const dir = temporaryDirectory();
+beforeAll(() => exportOnnx(MODEL_DIR, dir));
+
+interface Outcome {
+  code: number | null;
+  signal: string | null;
+  errors: string;
+  result: Record<string, unknown>;
+  ended: number;
+}
+
+function run(scenario: string, route: Route): Promise<Outcome> {
+  const child = spawn(process.execPath, ['--expose-gc', '--import', 'tsx', 'test/support/onnx-scenarios.ts', scenario, dir, route], {
+    env: { ...process.env, NODE_OPTIONS: '' },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: LIMIT_MS,
+  });
+  let [output, errors] = ['', ''];
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (output += text));
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (errors += text));
+  return new Promise((resolve) => {
+    child.on('close', (code, signal) => resolve({ code, signal, errors, result: JSON.parse(output || '{}') as Record<string, unknown>, ended: Date.now() }));
+  });
+}
+
+async function succeed(scenario: string, route: Route): Promise<Outcome> {
+  const outcome = await run(scenario, route);
+  expect(outcome).toMatchObject({ code: 0, signal: null, errors: '' });
+  return outcome;
+}
+
+const alive = (pid: number): boolean => {
+  try {
+    return process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+};
+
+/** The processes that it had started end soon after it. */
+async function expectGone({ result, ended }: Outcome): Promise<void> {
+  expect(ended - (result['exiting'] as number)).toBeLessThan(10_000);
+  for (let i = 0; i < 1000 && (result['children'] as number[]).some(alive); i++) await sleep(10);
+  expect((result['children'] as number[]).filter(alive)).toEqual([]);
+}
+
+describe.each(ROUTES)('%s', (route) => {
+  test('workers terminated in the middle of their work leave the process well and nothing behind', async () => {
+    expect((await succeed('terminate', route)).result).toEqual({ works: true, ended: true });
+  }, LIMIT_MS);
+
+  test.each(['exit', 'abandon'])('the end of the process comes promptly: %s', async (scenario) => {
+    await expectGone(await succeed(scenario, route));
+  }, LIMIT_MS);
+
+  test('an error that nobody catches ends the process as it ends others', async () => {
+    const outcome = await run('crash', route);
+    expect(outcome).toMatchObject({ code: 1, signal: null });
+    expect(outcome.errors).toMatch('nobody catches this');
+    await expectGone(outcome);
+  }, LIMIT_MS);
+
+  test('models that come and go leave nothing behind', async () => {
+    const { start, end } = (await succeed('leak', route)).result as Record<'start' | 'end', { rss: number }>;
+    const { rss, ...state } = start;
+    expect(state).toMatchObject({ live: NONE, children: [] });
+    expect(end).toMatchObject(state);
+    expect(end.rss - rss).toBeLessThan(160 * MIB); // fifteen models have 360 MiB of weights
+  }, LIMIT_MS);
+});
+
+test('where the process of the parts has been killed, steps fail and change nothing', async () => {
+  expect((await succeed('kill', 'parts')).result).toEqual({ codes: ['ONNXRUNTIME', 'ONNXRUNTIME'], length: 400 });
+}, LIMIT_MS);
