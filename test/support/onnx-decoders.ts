@@ -12,9 +12,9 @@ import { type OnnxTensor, runOnnx } from './onnx-session.js';
 /** How a decoder is exported. */
 export interface Style {
   /**
-   * 'gqa' and 'mha': GroupQueryAttention and MultiHeadAttention, as onnxruntime-genai's builder writes them; 'sdpa', 'script' and 'eager': written out, as
-   * torch's first and second exporter do with scaled_dot_product_attention, and without it; 'attention' and 'attention-rows': ai.onnx::Attention of
-   * heads [B, H, S, D] and of rows [B, S, H·D].
+   * 'gqa' and 'mha': GroupQueryAttention and MultiHeadAttention, as onnxruntime-genai's builder writes them; 'sdpa',
+   * 'script' and 'eager': written out, as torch's first and second exporter do with scaled_dot_product_attention, and
+   * without it; 'attention' and 'attention-rows': ai.onnx::Attention of heads [B, H, S, D] and of rows [B, S, H·D].
    */
   attention: 'gqa' | 'mha' | 'sdpa' | 'script' | 'eager' | 'attention' | 'attention-rows';
   /** GroupQueryAttention: rotates itself; and takes q, k and v as one. */
@@ -222,7 +222,8 @@ class DecoderWriter {
     const shape = g.node('Shape', [value]);
     const dim = (axis: number) => g.node('Gather', [shape, g.ints(axis)]);
     const wide = g.node('Concat', [dim(0), g.ints(G), g.ints(H / G), dim(2), g.ints(D)], { axis: 0 });
-    const expanded = g.node('Expand', [g.node('Unsqueeze', [value, g.ints(2)]), wide]);
+    const axis = this.style.attention === 'script' ? g.node('Cast', [g.ints(2)], { to: 7 }) : g.ints(2);
+    const expanded = g.node('Expand', [g.node('Unsqueeze', [value, axis]), wide]);
     return g.node('Reshape', [expanded, g.node('Concat', [dim(0), g.ints(H), dim(2), g.ints(D)], { axis: 0 })]);
   }
 
@@ -292,10 +293,13 @@ class DecoderWriter {
   }
 
   /** x · Wᵀ + b */
-  #project(name: string, x: string, outputs: number): string {
+  #project(name: string, input: string, outputs: number): string {
     const g = this.#g;
     const weight = this.weight(`${name}.weight`);
     const inputs = weight.length / outputs;
+    // Without batches, as torch's second exporter does it.
+    const flat = this.style.attention === 'script';
+    const x = flat ? g.node('Reshape', [input, g.ints(-1, inputs)]) : input;
     const bias = this.has(`${name}.bias`) ? this.#constant(this.weight(`${name}.bias`), [outputs]) : undefined;
     let product: string;
     if (this.style.quantised) {
@@ -306,6 +310,7 @@ class DecoderWriter {
       const turned = Float32Array.from({ length: weight.length }, (_, i) => weight[(i % outputs) * inputs + Math.floor(i / outputs)]!);
       product = g.node('MatMul', [x, this.#constant(turned, [inputs, outputs])]);
     }
+    if (flat) product = g.node('Reshape', [product, g.node('Concat', [g.node('Shape', [input], { start: 0, end: 2 }), g.ints(outputs)], { axis: 0 })]);
     return bias === undefined ? product : g.node('Add', [product, bias]);
   }
 
