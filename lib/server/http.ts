@@ -6,6 +6,7 @@ import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, 
 import type { Usage } from './answer.js';
 import { ApiError, apiError } from './api-error.js';
 import { Keys } from './keys.js';
+import { LogStream } from './log-stream.js';
 import type { Metrics } from './metrics.js';
 import type { ResolvedServerOptions } from './options.js';
 import { misfit } from './schema.js';
@@ -45,7 +46,7 @@ export function createApp(options: ResolvedServerOptions, metrics: Metrics, stat
     return reply.code(answer.status).send(answer.body);
   };
   const app = Fastify({
-    logger: logLevel === 'silent' ? false : { level: logLevel },
+    logger: logLevel === 'silent' ? false : { level: logLevel, stream: new LogStream() },
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request' }),
     genReqId: requestId,
     bodyLimit: maxBodyBytes,

@@ -68,6 +68,11 @@ export class Server implements AsyncDisposable {
     });
   }
 
+  /** Whether other machines reach it, and it asks for no key. */
+  get exposed(): boolean {
+    return this.app.server.listening && !this.#local && this.#options.apiKeys.length === 0;
+  }
+
   /** What requests call the model. */
   get name(): string {
     return this.#options.name;

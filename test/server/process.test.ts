@@ -1,7 +1,11 @@
 // `spkv serve` as users start it, in a process of its own.
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { addressOf } from '../../bench/load.js';
 import { loadModel } from '../../lib/index.js';
 import { testDevice } from '../support/device.js';
@@ -16,11 +20,11 @@ afterAll(() => {
   for (const child of children) child.kill('SIGKILL');
 });
 
-function start(args: readonly string[], env: Record<string, string> = {}): ChildProcess & { stdout: NodeJS.ReadableStream; stderr: NodeJS.ReadableStream } {
+function start(args: readonly string[], env: Record<string, string> = {}): ChildProcess & { stdout: Readable; stderr: Readable } {
   const { NODE_OPTIONS: _, ...inherited } = process.env;
   const child = spawn(process.execPath, ['bin/spkv.js', 'serve', '--port', '0', ...args], { cwd: ROOT, env: { ...inherited, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
   children.push(child);
-  return child as ChildProcess & { stdout: NodeJS.ReadableStream; stderr: NodeJS.ReadableStream };
+  return child as ChildProcess & { stdout: Readable; stderr: Readable };
 }
 
 const post = (url: string, body: object, headers: object = {}) =>
@@ -48,10 +52,20 @@ test('SIGTERM under load: what was promised is written, and the process ends wel
   expect(log).not.toMatch(/walk|two/); // neither prompts nor keys
 });
 
+/** Where a server listens, by its log. */
+async function portOf(stdout: Readable): Promise<number> {
+  let log = '';
+  for await (const text of stdout.iterator({ destroyOnReturn: false })) {
+    log += String(text);
+    const port = /http:\/\/127\.0\.0\.1:(\d+)/.exec(log)?.[1];
+    if (port) return Number(port);
+  }
+  throw new Error(`the server has ended: ${log}`);
+}
+
 test('a second signal breaks off', async () => {
   const server = start(['--quiet', '--log-level', 'info', '--name', 'small']);
-  let url: string | undefined;
-  for await (const text of server.stdout) if ((url = /http:\/\/127\.0\.0\.1:\d+/.exec(String(text))?.[0])) break;
+  const url = `http://127.0.0.1:${await portOf(server.stdout)}`;
   const response = await post(`${url}/v1/completions`, { ...ASK, model: 'small', max_tokens: 4000 });
   server.kill('SIGINT');
   server.kill('SIGTERM');
@@ -80,6 +94,53 @@ test('a long text is turned into tokens beside the others', async () => {
   server.kill('SIGTERM');
   expect(await once(server, 'exit')).toEqual([0, null]);
 });
+
+test('a log that nobody reads holds up nobody', async () => {
+  const server = start([]);
+  const url = await addressOf(server.stderr);
+  // More lines than a pipe and the server keep, each with an id of 64 characters.
+  const get = () => fetch(`${url}/health`, { headers: { 'x-request-id': 'i'.repeat(64) } }).then((response) => response.status);
+  for (let i = 0; i < 30; i++) expect(new Set(await Promise.all(Array.from({ length: 100 }, get)))).toEqual(new Set([200]));
+  server.kill('SIGTERM');
+  let log = '';
+  for await (const text of server.stdout.setEncoding('utf8')) log += text;
+  const lines = log.trim().split('\n').map((line) => JSON.parse(line) as { msg: string });
+  const left = lines.map(({ msg }) => /^(\d+) lines were left out/.exec(msg)?.[1]).find(Boolean);
+  expect(lines.filter(({ msg }) => msg === 'answered').length + Number(left)).toBe(3_000);
+});
+
+test('after kill -9, clients know that their answers are not whole, and a new process takes its place at once', async () => {
+  const first = start(['--quiet']);
+  const port = await portOf(first.stdout);
+  const url = `http://127.0.0.1:${port}`;
+  const broken = await post(`${url}/v1/completions`, { ...ASK, max_tokens: 4000 });
+  const whole = post(`${url}/v1/completions`, { ...ASK, max_tokens: 4000, stream: false });
+  whole.catch(() => {});
+  first.kill('SIGKILL');
+  await once(first, 'exit');
+  await expect(broken.text()).rejects.toThrow('terminated');
+  await expect(whole).rejects.toThrow('fetch failed');
+  const second = start(['--quiet', '--port', String(port)]);
+  expect(await portOf(second.stdout)).toBe(port);
+  const answer = await post(`${url}/v1/completions`, { ...ASK, max_tokens: 5 });
+  expect(sseEvents(await answer.text()).at(-1).choices[0].finish_reason).toBe('length');
+  second.kill('SIGTERM');
+  expect(await once(second, 'exit')).toEqual([0, null]);
+});
+
+// Where there is a curl.
+if (spawnSync('curl', ['--version']).status === 0) {
+  test('curl, as the README has it', async () => {
+    const server = start(['--model', MODEL_DIR]);
+    const url = await addressOf(server.stderr);
+    const readme = readFileSync(join(ROOT, 'README.md'), 'utf8');
+    const [, command] = /^(curl localhost:8000\/v1\/completions [\s\S]*?')\n```/m.exec(readme)!;
+    const { stdout } = await promisify(execFile)('sh', ['-c', command!.replace('curl localhost:8000', `curl --silent --fail ${url}`)]);
+    expect(JSON.parse(stdout)).toMatchObject({ object: 'text_completion', usage: { completion_tokens: 60 } });
+    server.kill('SIGTERM');
+    expect(await once(server, 'exit')).toEqual([0, null]);
+  });
+}
 
 test('without its packages it says what to install', async () => {
   const hooks = `export async function resolve(name, context, next) {
