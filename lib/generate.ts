@@ -101,8 +101,9 @@ async function* run(
     fresh = prepared.fresh;
     prefillSeconds = (performance.now() - start) / 1000;
     start = performance.now();
+    const progress = request.constraint?.begin();
     using decoder = model.createDecoder([
-      { sequence: prepared.sequence, next: prompt.at(-1)!, sampling: request.sampling, prompt },
+      { sequence: prepared.sequence, next: prompt.at(-1)!, sampling: request.sampling, prompt, ...(progress && { progress }) },
     ]);
     const answer = new Answer(model.tokenizer, request);
     let next = prompt.at(-1)!;
@@ -112,7 +113,7 @@ async function* run(
       session.note(next);
       next = id!;
       ids.push(id!);
-      const piece = answer.push(id!);
+      const piece = answer.push(id!, progress?.complete);
       if (piece) {
         text.push(piece);
         yield piece;

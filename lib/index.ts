@@ -3,6 +3,9 @@
 export { CACHE_DTYPES, type CacheDType, KvCache, PAGE_TOKENS, type PoolStats, Sequence, type SequenceStats } from './cache.js';
 export { type Checkpoint, openCheckpoint } from './checkpoint/checkpoint.js';
 export type { ModelConfig, SpkvConfig } from './checkpoint/config.js';
+export type { ConstraintSource } from './constrain/compile.js';
+export { Constraint, Progress } from './constrain/constraint.js';
+export type { JsonSchema } from './constrain/schema-keywords.js';
 export { Device, type DeviceOptions, openDevice } from './device.js';
 export { Engine } from './engine/engine.js';
 export type { TextEvent, TextToken } from './engine/events.js';

@@ -153,7 +153,7 @@ export interface Native {
   ): void;
   sample(
     out: TensorHandle, logits: TensorHandle, settings: TensorHandle, seeds: TensorHandle, positions: TensorHandle,
-    history: Optional,
+    history: Optional, mask: Optional,
   ): void;
   recordPrompt(history: TensorHandle, ids: TensorHandle): void;
   logProbabilities(out: TensorHandle, logits: TensorHandle, targets: TensorHandle): void;

@@ -198,11 +198,12 @@ export const gatedAttentionBackward = (
 
 /**
  * out [B] i32: the next token of each row of logits [B, V]. settings [B, 7]: temperature, topK, topP, minP,
- * repetition, frequency, presence; seeds [B, 2] i32; positions [B] i32 of the drawn tokens; history [B, V] i32.
+ * repetition, frequency, presence; seeds [B, 2] i32; positions [B] i32 of the drawn tokens; history [B, V] i32; mask
+ * [B, ceil(V / 32)] i32, a bit for every token that may be drawn.
  */
 export const sample = (
-  out: Tensor, logits: Tensor, settings: Tensor, seeds: Tensor, positionsOf: Tensor, history?: Tensor | null,
-): void => native().sample(h(out), h(logits), h(settings), h(seeds), h(positionsOf), optional(history));
+  out: Tensor, logits: Tensor, settings: Tensor, seeds: Tensor, positionsOf: Tensor, history?: Tensor | null, mask?: Tensor | null,
+): void => native().sample(h(out), h(logits), h(settings), h(seeds), h(positionsOf), optional(history), optional(mask));
 
 /** Marks the tokens ids [T] of a prompt in one row of a history [V], for penalties. */
 export const recordPrompt = (history: Tensor, ids: Tensor): void => native().recordPrompt(h(history), h(ids));

@@ -9,6 +9,7 @@ const LAYERS = [
   ['native'],
   ['tensor', 'device', 'cache', 'communicator', 'ops'],
   ['checkpoint/', 'text/', 'sampling-options'],
+  ['constrain/'],
   ['model/'],
   ['onnx/'],
   ['session', 'report', 'evaluate', 'answer-options', 'generate', 'text-model'],

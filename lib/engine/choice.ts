@@ -1,3 +1,4 @@
+import type { Progress } from '../constrain/constraint.js';
 import type { Sequence } from '../ops.js';
 import type { ResolvedSampling } from '../sampling-options.js';
 import { Answer } from '../text/answer.js';
@@ -22,6 +23,8 @@ export class Choice {
   readonly request: Request;
   readonly index: number;
   readonly sampling: ResolvedSampling;
+  /** Where it stands in the constraint, if there is one. */
+  readonly progress: Progress | undefined;
   /** The tokens that are known. */
   readonly ids: number[];
   readonly tokens: TextToken[] = [];
@@ -45,11 +48,12 @@ export class Choice {
   #told = 0;
 
   constructor(request: Request, index: number, tokenizer: Tokenizer | undefined) {
-    const { ids, sampling } = request.options;
+    const { ids, sampling, constraint } = request.options;
     this.request = request;
     this.index = index;
     this.forked = index > 0 || request.options.n === 1;
     this.sampling = { ...sampling, seed: (sampling.seed + index) % (Number.MAX_SAFE_INTEGER + 1) };
+    this.progress = constraint?.begin();
     this.ids = [...ids];
     this.kept = request.options.kept ? [] : undefined;
     this.#answer = new Answer(tokenizer, request.options);
@@ -90,10 +94,11 @@ export class Choice {
     return this.forked ? [] : this.request.choices.slice(1);
   }
 
-  /** Adds the token that was drawn. Gives what its reader is to be told. */
+  /** Adds the token that was drawn. Gives what its reader is to be told. Errors: UNSUPPORTED where a constraint becomes too ambiguous. */
   write(id: number, logprobs: TokenLogprobs | undefined): TextEvent {
+    this.progress?.accept(id);
     const token = { id, ...logprobs };
-    const text = this.#answer.push(id);
+    const text = this.#answer.push(id, this.progress?.complete);
     this.ids.push(id);
     this.tokens.push(token);
     this.text += text;

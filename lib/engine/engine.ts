@@ -199,9 +199,13 @@ export class Engine implements AsyncDisposable {
     for (const [row, choice] of rows.entries()) {
       // After the step: what was read was the last known token, unless known ones are read again.
       if (choice.ended || choice.read < choice.ids.length) continue;
-      const event = choice.write(drawn[row]!, logprobs[row]);
-      if (event.finishReason === undefined) choice.request.emit(event);
-      else finished.push({ choice, last: event });
+      try {
+        const event = choice.write(drawn[row]!, logprobs[row]);
+        if (event.finishReason === undefined) choice.request.emit(event);
+        else finished.push({ choice, last: event });
+      } catch (error) {
+        choice.request.fail(error);
+      }
     }
     for (const { choice } of pieces) {
       if (choice.ended) continue;

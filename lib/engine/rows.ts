@@ -1,7 +1,9 @@
+import type { TokenSet } from '../constrain/masks.js';
+import { SpkvError } from '../errors.js';
 import type { Network, StepMemory } from '../model/network.js';
 import * as ops from '../ops.js';
 import type { Graph, KvCache, Tensor } from '../ops.js';
-import { penalised, seedsOf, settingsOf } from '../model/sampler.js';
+import { penalised, seedsOf, settingsOf, TokenMask } from '../model/sampler.js';
 import type { Choice } from './choice.js';
 
 /**
@@ -22,6 +24,7 @@ export class Rows {
   readonly #seeds: Tensor; //    [most, 2] i32
   readonly #logits: Tensor; //   [most, V]
   #history: Tensor | undefined; // [most, V] i32: made for the first text with penalties
+  #mask: TokenMask | undefined; // made for the first text with a constraint
   readonly #graphs = new Map<string, Graph>();
   #choices: readonly Choice[] = [];
   #boundSlots = new Int32Array(0);
@@ -66,13 +69,17 @@ export class Rows {
     }
   }
 
-  /** Enqueues a step of the bound rows alone: reads their next tokens, and draws. */
-  step(): void {
+  /**
+   * Enqueues a step of the bound rows alone: reads their next tokens, and draws. What fails for one of them, which goes on
+   * with a token that means nothing, is told in `failures`.
+   */
+  step(failures: Map<Choice, SpkvError>): void {
     const { length } = this.#choices;
     const next = this.#choices.map((choice) => choice.ids[choice.read]!);
     if (next.length !== this.#next.length || next.some((id, row) => id !== this.#next[row])) this.ids(0, length).write(Int32Array.from(next));
+    const masked = this.#masked;
     const history = this.#penalised;
-    const key = `${length} ${history}`;
+    const key = masked ? String(length) : `${length} ${history}`;
     let graph = this.#graphs.get(key);
     if (!graph) {
       const slots = this.#slots.slice(0, 0, length);
@@ -80,19 +87,31 @@ export class Rows {
       const step = this.#memory.take(length);
       graph = this.#cache.device.capture(() => {
         step.forward(this.#cache, { slots, offsets, logits: this.logits(0, length) });
-        this.draw(0, length, history);
+        if (!masked) this.#draw(0, length, history);
       });
       this.#graphs.set(key, graph);
     }
     graph.launch();
+    if (masked) this.draw(0, length, failures);
   }
 
-  /** Enqueues the drawing of the tokens of rows [start, end), after the insertion: a refused step draws nothing. */
-  draw(start: number, end: number, history = this.#penalised): void {
+  /**
+   * Enqueues the drawing of the tokens of rows [start, end), after the insertion: a refused step draws nothing. What
+   * constraints allow is found now, while the device is at work.
+   */
+  draw(start: number, end: number, failures: Map<Choice, SpkvError>): void {
+    if (this.#masked) {
+      this.#mask ??= new TokenMask(this.#cache.device, this.#most, this.#network.config.vocabSize);
+      this.#mask.write(this.#choices.map((choice) => allowedBy(choice, failures)));
+    }
+    this.#draw(start, end, this.#penalised);
+  }
+
+  #draw(start: number, end: number, history: boolean): void {
     const part = (tensor: Tensor) => tensor.slice(0, start, end);
     ops.sample(
       this.ids(start, end), this.logits(start, end), part(this.#settings), part(this.#seeds), part(this.#positions),
-      history ? part(this.#history!) : null,
+      history ? part(this.#history!) : null, this.#masked ? this.#mask!.rows(start, end) : null,
     );
   }
 
@@ -110,9 +129,19 @@ export class Rows {
     return this.#choices.some(({ sampling }) => penalised(sampling));
   }
 
-  /** Tells which tokens the last step has left on the device as its rows' next ones; none after a failure. */
+  get #masked(): boolean {
+    return this.#choices.some(({ progress }) => progress);
+  }
+
+  /** Tells which tokens the last step has left on the device as its rows' next ones. */
   drawn(ids: ArrayLike<number>): void {
     this.#next = ids;
+  }
+
+  /** The last step has failed. */
+  failed(): void {
+    this.#next = [];
+    this.#mask?.doubt();
   }
 
   /** Bit 0: the prompt has the token; the rest counts it in what was written. */
@@ -127,6 +156,18 @@ export class Rows {
   }
 
   dispose(): void {
-    for (const tensor of [this.#slots, this.#offsets, this.#settings, this.#seeds, this.#logits, this.#history]) tensor?.dispose();
+    for (const tensor of [this.#slots, this.#offsets, this.#settings, this.#seeds, this.#logits, this.#history, this.#mask]) tensor?.dispose();
+  }
+}
+
+/** The tokens that may be drawn for a text; undefined: all, as where known tokens are read again and draws mean nothing. */
+function allowedBy(choice: Choice, failures: Map<Choice, SpkvError>): TokenSet | undefined {
+  if (choice.read < choice.ids.length - 1) return undefined;
+  try {
+    return choice.progress?.allowed();
+  } catch (error) {
+    if (!(error instanceof SpkvError)) throw error;
+    failures.set(choice, error);
+    return undefined;
   }
 }

@@ -35,7 +35,7 @@ export class Runner {
     try {
       await this.#step(batch);
     } catch (error) {
-      this.#rows.drawn([]);
+      this.#rows.failed();
       if (!(error instanceof SpkvError) || error.code !== 'NON_FINITE') throw error;
       await this.#isolate(batch, error);
     }
@@ -75,7 +75,7 @@ export class Runner {
     await this.#device.submit(() => {
       if (rows.length > 0) this.#rows.bind(rows);
       if (pieces.length > 0) this.#mixed(batch);
-      else this.#rows.step();
+      else this.#rows.step(batch.failures);
       return Promise.all([this.#read(batch, 0), this.#readKept(batch), this.#model.cache.stats().then(this.#onPool)]);
     });
     this.#advance(batch);
@@ -83,7 +83,7 @@ export class Runner {
   }
 
   /** Enqueues a step with pieces of prompts, behind the rows. */
-  #mixed({ rows, pieces }: Batch): void {
+  #mixed({ rows, pieces, failures }: Batch): void {
     const { cache } = this.#model;
     const ids = rows.map((choice) => choice.ids[choice.read]!);
     const offsets = [...rows.keys(), rows.length];
@@ -98,13 +98,13 @@ export class Runner {
     using starts = this.#device.from(Int32Array.from(offsets));
     if (rows.length === 0) return step.forward(cache, { slots, offsets: starts });
     step.forward(cache, { slots, offsets: starts, logits: this.#rows.logits(0, rows.length) });
-    this.#rows.draw(0, rows.length);
+    this.#rows.draw(0, rows.length, failures);
   }
 
   /** Draws the token of one row again, after the others have kept it from being taken. */
   async #take(batch: Batch, row: number): Promise<void> {
     await this.#device.submit(() => {
-      this.#rows.draw(row, row + 1);
+      this.#rows.draw(row, row + 1, batch.failures);
       return this.#read(batch, row);
     });
   }

@@ -1,7 +1,9 @@
+import { invalid } from '../check.js';
+import { Progress } from '../constrain/constraint.js';
 import { resolveSampling, type SamplingOptions } from '../sampling-options.js';
 import type { Device, Graph, KvCache, Sequence, Tensor } from '../ops.js';
 import type { Network } from './network.js';
-import { Sampler } from './sampler.js';
+import { Sampler, TokenMask } from './sampler.js';
 
 /** One sequence of a {@link Decoder}. */
 export interface DecoderRow {
@@ -11,6 +13,8 @@ export interface DecoderRow {
   sampling?: SamplingOptions;
   /** The prompt, where repetition penalties are to know it. */
   prompt?: ArrayLike<number>;
+  /** Keeps the text within a constraint: from `constraint.begin()`. The decoder tells it the tokens that it draws. */
+  progress?: Progress;
 }
 
 /**
@@ -22,6 +26,10 @@ export class Decoder implements Disposable {
   readonly #rows: readonly DecoderRow[];
   readonly #ids: Tensor; // [B] i32: the output of the last step, the input of the next
   readonly #logits: Tensor; // [B, V]
+  readonly #positions: Tensor; // [B] i32
+  readonly #sampler: Sampler;
+  /** Where some row has a constraint. */
+  readonly #mask: TokenMask | undefined;
   readonly #graph: Graph;
   readonly #owned: { dispose(): void }[];
 
@@ -29,6 +37,9 @@ export class Decoder implements Disposable {
   constructor(network: Network, cache: KvCache, rows: readonly DecoderRow[]) {
     const { device } = cache;
     const { vocabSize } = network.config;
+    for (const { progress } of rows) {
+      if (progress !== undefined && !(progress instanceof Progress)) throw invalid('constraint.begin()', 'progress', progress);
+    }
     const sampler = new Sampler(device, rows.map(({ sampling }) => resolveSampling(sampling)), vocabSize);
     for (const [row, { prompt }] of rows.entries()) {
       if (prompt) sampler.recordPrompt(row, device.from(Int32Array.from(prompt)));
@@ -42,25 +53,43 @@ export class Decoder implements Disposable {
     this.#ids = step.ids;
     this.#ids.write(Int32Array.from(rows, ({ next }) => next));
     const logits = (this.#logits = device.tensor('f32', [rows.length, vocabSize]));
+    this.#positions = step.positions;
+    this.#sampler = sampler;
+    this.#mask = rows.some(({ progress }) => progress) ? new TokenMask(device, rows.length, vocabSize) : undefined;
     this.#graph = device.capture(() => {
       step.forward(cache, { slots, offsets, logits });
       // After the insertion: a step that the pool refuses samples nothing and can be run again.
-      sampler.sample(this.#ids, logits, step.positions);
+      if (!this.#mask) this.#sample();
     });
-    this.#owned = [sampler, memory, slots, offsets, this.#logits];
+    this.#owned = [sampler, memory, slots, offsets, this.#logits, ...(this.#mask ? [this.#mask] : [])];
   }
 
   /**
    * Runs one step and resolves with the next token of every sequence. Either all sequences advance or, on an
-   * error, none: after POOL_EXHAUSTED the step can be run again once pages are free.
+   * error, none: after POOL_EXHAUSTED the step can be run again once pages are free. Errors: UNSUPPORTED where the
+   * vocabulary cannot go on as a constraint asks; nothing has been done then.
    */
   async step(): Promise<Int32Array> {
-    const ids = await this.#device.submit(() => {
+    const allowed = this.#rows.map(({ progress }) => progress?.allowed());
+    const run = this.#device.submit(() => {
       this.#graph.launch();
+      if (this.#mask) {
+        this.#mask.write(allowed);
+        this.#sample(this.#mask.rows(0, this.#rows.length));
+      }
       return this.#ids.read() as Promise<Int32Array>;
     });
+    const ids = await run.catch((error: unknown) => {
+      this.#mask?.doubt();
+      throw error;
+    });
     for (const { sequence } of this.#rows) sequence.advance(1);
+    for (const [row, { progress }] of this.#rows.entries()) progress?.accept(ids[row]!);
     return ids;
+  }
+
+  #sample(mask: Tensor | null = null): void {
+    this.#sampler.sample(this.#ids, this.#logits, this.#positions, mask);
   }
 
   /** The logits [B, V] from which the last step drew. */

@@ -258,7 +258,7 @@ export class Model implements Disposable {
   createDecoder(rows: readonly DecoderRow[]): Decoder {
     if (!Array.isArray(rows) || rows.length === 0) throw invalid('at least one row', 'rows', rows);
     for (const [index, row] of rows.entries()) {
-      const { sequence, next } = options(row, `rows[${index}]`, ['sequence', 'next', 'sampling', 'prompt']) as DecoderRow;
+      const { sequence, next } = options(row, `rows[${index}]`, ['sequence', 'next', 'sampling', 'prompt', 'progress']) as DecoderRow;
       this.#checkSequence(sequence, `rows[${index}].sequence`);
       this.#checkIds([next], `rows[${index}].next`);
     }

@@ -82,7 +82,8 @@ function configOf({ model, spkv }: OnnxManifest): NetworkConfig {
 
 async function openGraph(device: Device, dir: string, manifest: OnnxManifest, { library }: Runtime, threads: number, signal?: AbortSignal): Promise<Network> {
   const session = await GraphSession.open(device, library!, join(dir, manifest.graph!), threads, signal);
-  return new GraphNetwork(device, configOf(manifest), session);
+  // Graphs that others exported may have shapes in them that take no empty batch.
+  return new GraphNetwork(device, configOf(manifest), session, manifest.dtype !== 'mixed');
 }
 
 async function openParts(device: Device, dir: string, manifest: OnnxManifest, { dir: runtime }: Runtime, threads: number, signal?: AbortSignal): Promise<Network> {

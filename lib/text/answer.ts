@@ -26,8 +26,11 @@ export class Answer {
     return this.#finishReason;
   }
 
-  /** Takes the next token and gives the text that is certain now; with the last token, all that is left. */
-  push(id: number): string {
+  /**
+   * Takes the next token and gives the text that is certain now; with the last token, all that is left. `whole` says that
+   * nothing may follow it.
+   */
+  push(id: number, whole = false): string {
     this.#tokens++;
     if (this.#eosTokenIds.has(id)) {
       this.#finishReason = 'stop';
@@ -38,8 +41,8 @@ export class Answer {
       this.#finishReason = 'stop';
       return piece;
     }
-    if (this.#tokens < this.#maxTokens) return piece;
-    this.#finishReason = 'length';
+    if (!whole && this.#tokens < this.#maxTokens) return piece;
+    this.#finishReason = whole ? 'stop' : 'length';
     return piece + this.#rest();
   }
 

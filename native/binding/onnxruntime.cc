@@ -140,7 +140,8 @@ Napi::Value exchange(const Napi::CallbackInfo& info) {
   int64_t outputs = call.integer("outputCount", 0, INT32_MAX), first = 5;
   for (int64_t i = first; i < static_cast<int64_t>(info.Length()); i++) {
     bool written = i < first + outputs;
-    (written ? params.outputs : params.inputs).push_back(call.contiguous(written ? "outputs" : "inputs", written));
+    (written ? params.outputs : params.inputs)
+        .push_back(call.contiguous(written ? "outputs" : "inputs", written));
   }
   call.in_place("outputs", "inputs");  // all inputs are sent before an output is received
   call.enqueue([params, channel](Execution& execution) { return channel->exchange(params, execution); });

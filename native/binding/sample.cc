@@ -6,7 +6,7 @@
 namespace spkv {
 namespace binding {
 
-// sample(out, logits, settings, seeds, positions, history | null)
+// sample(out, logits, settings, seeds, positions, history | null, mask | null)
 Napi::Value sample(const Napi::CallbackInfo& info) {
   Call call(info, "sample");
   SampleParams params;
@@ -18,6 +18,8 @@ Napi::Value sample(const Napi::CallbackInfo& info) {
   params.seeds = call.tensor("seeds", kI32, "B 2");
   params.positions = call.tensor("positions", kI32, "B");
   params.history = call.optional_output("history", kI32, "B V");
+  call.bind('W', (call.dimension('V') + 31) / 32, "a bit for each logit");
+  params.mask = call.optional_tensor("mask", kI32, "B W");
   call.check(call.dimension('V') > 0, Code::kShape, "Expected at least one logit per row");
   call.enqueue(params, &Operations::sample);
   return info.Env().Undefined();

@@ -19,7 +19,7 @@ SPKV_ISA_BEGIN
 namespace {
 
 // What `choose` returns instead of a token.
-enum Failure : int32_t { kBadLogit = -1, kNoMemory = -2 };
+enum Failure : int32_t { kBadLogit = -1, kNoMemory = -2, kNothingAllowed = -3 };
 
 struct Scratch {
   void* data;
@@ -87,6 +87,17 @@ void penalize(float* out, const float* logits, const int32_t* history, int64_t n
     penalized -= select(count != 0, splat(settings.presence), vf{});
     write(out + i, penalized, lanes);
   });
+}
+
+// What is not allowed becomes minus infinity: no prefix reaches as deep. `out` may be `logits`.
+void forbid(float* out, const float* logits, const int32_t* mask, int64_t n) {
+  for (int64_t start = 0; start < n; start += 32) {
+    const uint32_t allowed = static_cast<uint32_t>(mask[start / 32]);
+    const int64_t count = smaller(int64_t{32}, n - start);
+    for (int64_t i = 0; i < count; i++) {
+      out[start + i] = (allowed >> i & 1) != 0 ? logits[start + i] : -__builtin_inff();
+    }
+  }
 }
 
 // A row of logits x as probabilities, relative to the largest: exp((x - largest) / temperature).
@@ -200,16 +211,22 @@ int32_t choose(const SampleParams& params, int64_t b) {
   Settings settings(params.settings.as<const float>() + b * params.settings.stride[0]);
   if (settings.top_k >= vocabulary) settings.top_k = 0;
 
-  const Scratch penalized(settings.penalties() ? vocabulary * 4 : 1);
-  if (penalized.data == nullptr) return kNoMemory;
+  const Scratch changed(settings.penalties() || params.mask ? vocabulary * 4 : 1);
+  if (changed.data == nullptr) return kNoMemory;
+  float* to = static_cast<float*>(changed.data);
   if (settings.penalties()) {
     const int32_t* history = params.history.as<const int32_t>() + b * params.history.stride[0];
-    float* to = static_cast<float*>(penalized.data);
     penalize(to, logits, history, vocabulary, settings);
     logits = to;
   }
-  const Peak peak = find_peak(logits, vocabulary);
+  Peak peak = find_peak(logits, vocabulary);
   if (!peak.finite) return kBadLogit;
+  if (params.mask) {
+    forbid(to, logits, params.mask.as<const int32_t>() + b * params.mask.stride[0], vocabulary);
+    logits = to;
+    peak = find_peak(logits, vocabulary);
+    if (peak.value == -__builtin_inff()) return kNothingAllowed;
+  }
   if (settings.temperature == 0) return static_cast<int32_t>(peak.index);
 
   const int32_t* seed = params.seeds.as<const int32_t>() + b * params.seeds.stride[0];
@@ -223,6 +240,10 @@ int32_t choose(const SampleParams& params, int64_t b) {
 Status explain(const SampleParams& params, int64_t b, int32_t failure) {
   if (failure == kNoMemory)
     return fail(Code::kOutOfMemory, "No memory to sample row %lld", static_cast<long long>(b));
+  if (failure == kNothingAllowed) {
+    return fail(Code::kInvalidArgument, "Expected at least one allowed token for mask[%lld]",
+                static_cast<long long>(b));
+  }
   const float* row = params.logits.as<const float>() + b * params.logits.stride[0];
   for (int64_t v = 0; v < params.logits.shape[1]; v++) {
     if (row[v] * 0.0f == 0) continue;

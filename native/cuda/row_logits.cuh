@@ -1,8 +1,10 @@
-// A row of logits as sampling sees it: after the penalties, in falling order, and as probabilities.
+// A row of logits as sampling sees it: what is allowed, after the penalties, in falling order, and as
+// probabilities.
 #pragma once
 
 #include <cstdint>
 
+#include "cuda/common/reduce.cuh"
 #include "ops/sample.h"
 
 namespace spkv {
@@ -38,15 +40,37 @@ class RowLogits {
     if (penalties && params.history) {
       history_ = params.history.as<const int32_t>() + b * params.history.stride[0];
     }
+    if (params.mask) mask_ = params.mask.as<const uint32_t>() + b * params.mask.stride[0];
   }
 
   __device__ int size() const { return size_; }
   __device__ float unpenalized(int id) const { return logits_[id]; }
+  __device__ __forceinline__ bool allowed(int id) const {
+    return mask_ == nullptr || (mask_[id / 32] >> id % 32 & 1) != 0;
+  }
+  // Asked by the whole block.
+  __device__ bool allows_any() const {
+    if (mask_ == nullptr) return true;
+    int none = 1;
+    for (int first = static_cast<int>(threadIdx.x) * 32; first < size_;
+         first += static_cast<int>(blockDim.x) * 32) {
+      const int past = first + 32 - size_;
+      if ((mask_[first / 32] & (past > 0 ? ~0u >> past : ~0u)) != 0) none = 0;
+    }
+    return block_reduce(none, 1, Least()) == 0;
+  }
 
-  // Calls step(id, x) for the tokens [begin, end); the threads of the block share the work, each with several
-  // loads under way.
+  // Calls step(id, x) for the allowed ones of the tokens [begin, end).
   template <typename Step>
   __device__ __forceinline__ void for_tokens(int begin, int end, const Step& step) const {
+    for_all_tokens(begin, end, [&](int id, float x) {
+      if (allowed(id)) step(id, x);
+    });
+  }
+
+  // The same, allowed or not; the threads of the block share the work, each with several loads under way.
+  template <typename Step>
+  __device__ __forceinline__ void for_all_tokens(int begin, int end, const Step& step) const {
     constexpr int kLoads = 4;
     const int threads = blockDim.x;
     for (int64_t first = int64_t{begin} + threadIdx.x; first < end; first += threads * kLoads) {
@@ -84,6 +108,7 @@ class RowLogits {
 
   const float* logits_;
   const int32_t* history_ = nullptr;  // null without penalties
+  const uint32_t* mask_ = nullptr;    // null where all is allowed
   float repetition_, frequency_, presence_;
   int size_;
 };

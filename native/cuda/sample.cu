@@ -32,7 +32,7 @@ struct Workspace {
 };
 
 struct Sites {
-  int settings, history, logits;
+  int settings, history, logits, mask;
 };
 
 // --- Checks. Logits are reported as their column and one of these, in 32 bits.
@@ -69,6 +69,7 @@ __global__ void __launch_bounds__(kChunkThreads)
   const RowLogits logits(params, b);
   if (chunk == 0) {
     if (threadIdx.x == 0) check_settings(params, b, fault, sites);
+    if (!logits.allows_any() && threadIdx.x == 0) raise_fault(fault, sites.mask, b, 0);
     for (int i = threadIdx.x; workspace.chunks > 1 && i < kBins; i += blockDim.x) {
       workspace.masses[b * kBins + i] = 0;
       workspace.counts[b * kBins + i] = 0;
@@ -78,8 +79,8 @@ __global__ void __launch_bounds__(kChunkThreads)
   uint32_t bad = kGoodLogits;
   const int64_t begin = int64_t{chunk} * kChunk;
   const int end = static_cast<int>(begin + kChunk < logits.size() ? begin + kChunk : logits.size());
-  logits.for_tokens(static_cast<int>(begin), end, [&](int id, float x) {
-    const unsigned long long place = place_of(x, id);
+  logits.for_all_tokens(static_cast<int>(begin), end, [&](int id, float x) {
+    const unsigned long long place = logits.allowed(id) ? place_of(x, id) : ~0ull;
     largest = place < largest ? place : largest;
     if (is_finite(x)) return;
     const float from = logits.unpenalized(id);
@@ -232,6 +233,11 @@ Status describe_history(int64_t b, uint32_t) {
               static_cast<long long>(b));
 }
 
+Status describe_mask(int64_t b, uint32_t) {
+  return fail(Code::kInvalidArgument, "Expected at least one allowed token for mask[%lld]",
+              static_cast<long long>(b));
+}
+
 Status describe_logit(int64_t b, uint32_t value) {
   if (value == kBadPenalties) {
     return fail(Code::kNonFinite, "The penalties of row %lld make a logit infinite",
@@ -270,9 +276,9 @@ Status sample(const SampleParams& params, Execution& execution) {
   on.overwritten(params.out);
   if (params.history) on.overwritten(params.history);
   if (rows == 0) return Status();
-  const Sites sites = {on.fault_site("sample settings", describe_setting),
-                       on.fault_site("sample history", describe_history),
-                       on.fault_site("sample logits", describe_logit)};
+  const Sites sites = {
+      on.fault_site("sample settings", describe_setting), on.fault_site("sample history", describe_history),
+      on.fault_site("sample logits", describe_logit), on.fault_site("sample mask", describe_mask)};
   Workspace workspace;
   SPKV_RETURN_IF_ERROR(make_workspace(on, rows, vocabulary, &workspace));
   LaunchShape chunks;

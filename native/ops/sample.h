@@ -1,6 +1,6 @@
 // Sampling: the next token of each sequence from its logits, on the device, reproducibly.
 //
-// Per row, in this order:
+// Per row, among the tokens that its mask allows, in this order:
 //   1. penalties, from the row's history: a logit of a token seen before (prompt or output) is divided by
 //      `repetition` if positive, multiplied if negative (Keskar et al., arXiv 1909.05858); then
 //      `frequency` times its count in the output, and `presence` if that count is not 0, are subtracted;
@@ -12,9 +12,9 @@
 //   6. one draw from the softmax of what is left, by inverse transform in falling order (ties by id), with a
 //      uniform number that is a function of (seed, position) alone: the same seed gives the same text
 //      whatever else is in the batch.
-// The chosen token is added to the history. A logit that is not finite is kNonFinite; a setting outside its
-// range, or penalties without a history, are kInvalidArgument. A step that fails leaves the history as it
-// was.
+// The chosen token is added to the history. A logit that is not finite, allowed or not, is kNonFinite; a
+// setting outside its range, penalties without a history, or a mask that allows nothing are kInvalidArgument.
+// A step that fails leaves the history as it was.
 #pragma once
 
 #include "core/stream.h"
@@ -42,6 +42,8 @@ struct SampleParams {
   View positions;  // [B] i32, the position of the token whose successor is drawn
   View history;    // [B, V] i32, or absent when no row has penalties: bit 0 says that the prompt had the
                    // token, the rest counts it in the output. Updated.
+  View mask;  // [B, ceil(V / 32)] i32, or absent when all rows allow all tokens: bit v % 32 of word v / 32
+              // says that token v may be drawn. Bits past V mean nothing.
 };
 
 // Adds the tokens of a prompt to one row of a history: history[ids[i]] |= 1.

@@ -90,9 +90,9 @@ describe.each(ROUTES)('%s', (route) => {
   test('an operator that onnxruntime does not know is named', async () => {
     const dir = await exported();
     const graph = new GraphBuilder('strange');
-    graph.output('logits', graph.node('Frobnicate', [graph.input('input_ids', 'i64', ['T'])], {}, { domain: 'org.nowhere' }), 'f32', ['N', 8]);
+    graph.output('logits', graph.node('Frobnicate', [graph.input('input_ids', 'i64', ['T'])], {}, { domain: 'com.microsoft' }), 'f32', ['N', 8]);
     await write(join(dir, first), graph);
-    await expectError(() => loadModel(dir, { route }), 'UNSUPPORTED', 'org.nowhere:Frobnicate');
+    await expectError(() => loadModel(dir, { route }), 'UNSUPPORTED', 'com.microsoft:Frobnicate');
   });
 
   test('an input that nobody gives is named', async () => {
