@@ -1,8 +1,10 @@
 import { write } from 'node:fs';
 
 /** Lines that wait for a reader of the log; more are left out. */
-const MOST_LINES = 2_000;
+const MOST_LINES = 1_000;
 const RETRY_MS = 20;
+/** How long the reader has for what is left at the end. */
+const GRACE_MS = 1_000;
 
 /**
  * Writes the log without ever waiting for whoever reads it: a pipe that is full holds up no answer. Lines that find no
@@ -13,6 +15,7 @@ export class LogStream {
   #waiting: string[] = [];
   #left = 0;
   #writing = false;
+  #end = Infinity;
 
   constructor(fd = 1) {
     this.#fd = fd;
@@ -28,6 +31,11 @@ export class LogStream {
     if (!this.#writing) this.#next();
   }
 
+  /** No more will come: the process may end, if need be without the last lines. */
+  close(): void {
+    this.#end = performance.now() + GRACE_MS;
+  }
+
   #next(): void {
     if (this.#waiting.length === 0) return;
     const lines = this.#waiting;
@@ -39,12 +47,12 @@ export class LogStream {
   #send(bytes: Buffer): void {
     this.#writing = true;
     write(this.#fd, bytes, (error, written) => {
-      if (error?.code === 'EAGAIN') setTimeout(() => this.#send(bytes), RETRY_MS);
+      if (error?.code === 'EAGAIN' && performance.now() < this.#end) setTimeout(() => this.#send(bytes), RETRY_MS);
       else if (!error && written < bytes.length) this.#send(bytes.subarray(written));
       else {
-        // Where the reader has gone, the log has too.
         this.#writing = false;
-        this.#next();
+        if (error) this.#waiting = []; // the reader has gone
+        else this.#next();
       }
     });
   }
