@@ -16,7 +16,7 @@ export function registerAdaptOnnx(program: Command): void {
     .argument('<model>', 'an ONNX decoder, with config.json beside it')
     .summary('give an ONNX decoder a cache of spkv')
     .description(
-      'Rewrites a decoder that exists as ONNX, so that attention and cache are spkv\'s: attention as GroupQueryAttention, as ai.onnx::Attention, or written '
+      'Rewrites a decoder that exists as ONNX, so that attention and cache are spkv\'s: attention as GroupQueryAttention, MultiHeadAttention or ai.onnx::Attention, or written '
       + 'out with MatMul, Softmax and MatMul. Without predictors it keeps everything, or with --window or --first by a fixed rule. It needs the package protobufjs.',
     )
     .requiredOption('-o, --out <dir>', 'directory to write; an earlier export there is replaced')

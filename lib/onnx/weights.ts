@@ -42,6 +42,8 @@ export class Weights {
       const widened = graph.node('Cast', [graph.weight(this.#stored(weight, 'f16'))], { to: 1 });
       return graph.node('Gemm', [x, widened, ...this.#bias(graph, bias)], { transB: 1 });
     }
+    // DynamicQuantizeLinear with MatMulInteger is faster, but has one scale for all rows of x: what a text gets would
+    // depend on what else is in the step.
     const bits = this.dtype === 'int4' ? 4 : 8;
     const { packed, scales } = this.#blocks(weight, bits);
     const [N, K] = weight.shape as [number, number];

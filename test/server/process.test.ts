@@ -63,6 +63,34 @@ async function portOf(stdout: Readable): Promise<number> {
   throw new Error(`the server has ended: ${log}`);
 }
 
+test('constraints are made beside: answers do not wait for one that is expensive', async () => {
+  const server = start(['--log-level', 'silent']);
+  const url = await addressOf(server.stderr);
+  const ask = (fields: object) => post(`${url}/v1/completions`, { ...ASK, stream: false, max_tokens: 40, ...fields });
+  const plain = { ignore_eos: false, temperature: 1 };
+  const ended: string[] = [];
+  const expensive = ask({ ...plain, structured_outputs: { regex: '(a|b)*a(a|b){30}' } }).then((response) => {
+    ended.push('expensive');
+    return response;
+  });
+  const other = await ask({});
+  ended.push('other');
+  expect(other.status).toBe(200);
+  const refused = await expensive;
+  expect({ status: refused.status, ...((await refused.json()) as { error: object }).error }).toMatchObject({ status: 400, code: 'unsupported', message: expect.stringContaining('too large') });
+  expect(ended).toEqual(['other', 'expensive']);
+  for (const structured_outputs of [{ regex: '[0-9]{30}' }, { json: { type: 'array', items: { type: 'integer' }, minItems: 2, maxItems: 2 } }]) {
+    const answers = await Promise.all([ask({ ...plain, structured_outputs }), ask({ ...plain, structured_outputs })]);
+    for (const answer of answers) {
+      const { choices } = (await answer.json()) as { choices: [{ text: string; finish_reason: string }] };
+      if ('regex' in structured_outputs) expect(choices[0].text).toMatch(/^\d{30}$/);
+      else if (choices[0].finish_reason === 'stop') expect(JSON.parse(choices[0].text)).toEqual([expect.any(Number), expect.any(Number)]);
+    }
+  }
+  server.kill('SIGTERM');
+  expect(await once(server, 'exit')).toEqual([0, null]);
+});
+
 test('a second signal breaks off', async () => {
   const server = start(['--quiet', '--log-level', 'info', '--name', 'small']);
   const url = `http://127.0.0.1:${await portOf(server.stdout)}`;

@@ -12,14 +12,16 @@ import { type OnnxTensor, runOnnx } from './onnx-session.js';
 /** How a decoder is exported. */
 export interface Style {
   /**
-   * 'gqa': GroupQueryAttention, as onnxruntime-genai's builder writes it; 'sdpa', 'script' and 'eager': written out, as
-   * torch's first and second exporter do with scaled_dot_product_attention, and without it; 'attention' and 'attention-rows': ai.onnx::Attention of
-   * heads [B, H, S, D] and of rows [B, S, H·D].
+   * 'gqa' and 'mha': GroupQueryAttention and MultiHeadAttention, as onnxruntime-genai's builder writes them; 'sdpa',
+   * 'script' and 'eager': written out, as torch's first and second exporter do with scaled_dot_product_attention, and
+   * without it; 'attention' and 'attention-rows': ai.onnx::Attention of heads [B, H, S, D] and of rows [B, S, H·D].
    */
-  attention: 'gqa' | 'sdpa' | 'script' | 'eager' | 'attention' | 'attention-rows';
+  attention: 'gqa' | 'mha' | 'sdpa' | 'script' | 'eager' | 'attention' | 'attention-rows';
   /** GroupQueryAttention: rotates itself; and takes q, k and v as one. */
   rotates?: boolean;
   packed?: boolean;
+  /** Cosines and sines from tables that are cut to the length of past and present, as in older models. */
+  tables?: boolean;
   /** Everything in f16. */
   half?: boolean;
   /** Weights as MatMulNBits. */
@@ -85,6 +87,11 @@ class DecoderWriter {
     };
   }
 
+  /** Attention and norms are operators of onnxruntime. */
+  get #fused(): boolean {
+    return this.style.attention === 'gqa' || this.style.attention === 'mha';
+  }
+
   write(): GraphBuilder {
     const g = this.#g;
     const { L, V } = this.#sizes;
@@ -124,6 +131,7 @@ class DecoderWriter {
     let [q, k, v] = [project('q', H), project('k', G), project('v', G)];
     for (const name of present) g.output(name, name, this.#type, ['batch', G, 'total', D]);
     if (this.style.attention === 'gqa') return this.#groupQuery(q, k, v, past, present, shared);
+    if (this.style.attention === 'mha') return this.#multiHead(q, k, v, past, present, shared);
 
     // [B, heads, S, D], with sizes taken from the hidden state, as exporters of the views of PyTorch do.
     const dims = (axis: number) => g.node('Gather', [g.node('Shape', [normed]), g.ints(axis)]);
@@ -157,6 +165,15 @@ class DecoderWriter {
       { num_heads: H, kv_num_heads: G, do_rotary: this.style.rotates ? 1 : 0, ...(this.style.scale !== undefined && { scale: { float: this.style.scale } }), ...this.style.attributes },
       { domain: MICROSOFT, outputs: [output, ...present] },
     );
+    return output;
+  }
+
+  #multiHead(q: string, k: string, v: string, past: [string, string], present: [string, string], { cos, sin, mask }: Shared): string {
+    const g = this.#g;
+    const { H } = this.#sizes;
+    const rotate = (value: string) => g.node('RotaryEmbedding', [value, 'position_ids', cos, sin], { num_heads: H }, { domain: MICROSOFT });
+    const output = g.fresh('attention');
+    g.node('MultiHeadAttention', [rotate(q), rotate(k), v, '', '', mask, ...past], { num_heads: H }, { domain: MICROSOFT, outputs: [output, ...present] });
     return output;
   }
 
@@ -205,7 +222,8 @@ class DecoderWriter {
     const shape = g.node('Shape', [value]);
     const dim = (axis: number) => g.node('Gather', [shape, g.ints(axis)]);
     const wide = g.node('Concat', [dim(0), g.ints(G), g.ints(H / G), dim(2), g.ints(D)], { axis: 0 });
-    const expanded = g.node('Expand', [g.node('Unsqueeze', [value, g.ints(2)]), wide]);
+    const axis = this.style.attention === 'script' ? g.node('Cast', [g.ints(2)], { to: 7 }) : g.ints(2);
+    const expanded = g.node('Expand', [g.node('Unsqueeze', [value, axis]), wide]);
     return g.node('Reshape', [expanded, g.node('Concat', [dim(0), g.ints(H), dim(2), g.ints(D)], { axis: 0 })]);
   }
 
@@ -229,9 +247,19 @@ class DecoderWriter {
     const g = this.#g;
     const { D } = this.#sizes;
     const frequencies = Array.from({ length: D / 2 }, (_, i) => (this.config['rope_theta'] as number) ** ((-2 * i) / D));
-    if (this.style.attention === 'gqa') {
+    if (this.#fused) {
       const table = (f: (x: number) => number) => this.#constant(Float32Array.from({ length: 128 * frequencies.length }, (_, i) => f(Math.floor(i / frequencies.length) * frequencies[i % frequencies.length]!)), [128, frequencies.length]);
       return { cos: table(Math.cos), sin: table(Math.sin) };
+    }
+    if (this.style.tables) {
+      const length = g.node('Add', [g.node('Gather', [g.node('Shape', ['past_key_values.0.key']), g.ints(2)]), g.node('Gather', [g.node('Shape', ['input_ids']), g.ints(1)])]);
+      const rows = (f: (x: number) => number) => {
+        const table = this.#constant(Float32Array.from({ length: 128 * D }, (_, i) => f(Math.floor(i / D) * frequencies[i % (D / 2)]!)), [1, 1, 128, D]);
+        const cut = g.node('Slice', [table, g.ints(0), length, g.ints(2)]);
+        const flat = g.node('Squeeze', [g.node('Squeeze', [cut, g.ints(1)]), g.ints(0)]);
+        return g.node('Unsqueeze', [g.node('Gather', [flat, positions!]), g.ints(1)]);
+      };
+      return { cos: rows(Math.cos), sin: rows(Math.sin) };
     }
     const column = g.node('Cast', [g.node('Unsqueeze', [positions!, g.ints(2)])], { to: 1 });
     const angles = g.node('MatMul', [column, g.constant(Float32Array.from(frequencies), [1, frequencies.length])]);
@@ -255,7 +283,7 @@ class DecoderWriter {
     const g = this.#g;
     const weight = this.weight(name);
     const epsilon = this.config['rms_norm_eps'] as number;
-    if (this.style.attention === 'gqa') return g.node('SimplifiedLayerNormalization', [x, this.#constant(weight, [weight.length])], { epsilon: { float: epsilon } });
+    if (this.#fused) return g.node('SimplifiedLayerNormalization', [x, this.#constant(weight, [weight.length])], { epsilon: { float: epsilon } });
     const wide = g.node('Cast', [x], { to: 1 });
     const squares = g.node('Pow', [wide, g.constant(Float32Array.of(2), [])]);
     // Since opset 18 axes are an input.
@@ -265,10 +293,13 @@ class DecoderWriter {
   }
 
   /** x · Wᵀ + b */
-  #project(name: string, x: string, outputs: number): string {
+  #project(name: string, input: string, outputs: number): string {
     const g = this.#g;
     const weight = this.weight(`${name}.weight`);
     const inputs = weight.length / outputs;
+    // Without batches, as torch's second exporter does it.
+    const flat = this.style.attention === 'script';
+    const x = flat ? g.node('Reshape', [input, g.ints(-1, inputs)]) : input;
     const bias = this.has(`${name}.bias`) ? this.#constant(this.weight(`${name}.bias`), [outputs]) : undefined;
     let product: string;
     if (this.style.quantised) {
@@ -279,6 +310,7 @@ class DecoderWriter {
       const turned = Float32Array.from({ length: weight.length }, (_, i) => weight[(i % outputs) * inputs + Math.floor(i / outputs)]!);
       product = g.node('MatMul', [x, this.#constant(turned, [inputs, outputs])]);
     }
+    if (flat) product = g.node('Reshape', [product, g.node('Concat', [g.node('Shape', [input], { start: 0, end: 2 }), g.ints(outputs)], { axis: 0 })]);
     return bias === undefined ? product : g.node('Add', [product, bias]);
   }
 

@@ -1,4 +1,4 @@
-// Attention as one node: com.microsoft::GroupQueryAttention and ai.onnx::Attention.
+// Attention as one node: GroupQueryAttention and MultiHeadAttention of com.microsoft, and ai.onnx::Attention.
 import { MICROSOFT } from '../graph.js';
 import type { NodeProto } from '../schema.js';
 import { keyValue } from './repeated-heads.js';
@@ -11,9 +11,10 @@ const GQA_INPUTS = 10;
 /** The attention that `node` computes; undefined where it is another operator. Errors: UNSUPPORTED. */
 export function nodeSite(source: SourceGraph, node: NodeProto, heads: Heads): AttentionSite | undefined {
   if (node.op_type === 'GroupQueryAttention' && node.domain === MICROSOFT) return groupQuery(source, node, heads);
+  if (node.op_type === 'MultiHeadAttention' && node.domain === MICROSOFT) return multiHead(source, node, heads);
   if (node.op_type === 'Attention' && (node.domain ?? '') === '') return standard(source, node, heads);
   if (node.op_type?.endsWith('Attention') && node.domain === MICROSOFT) {
-    throw source.refuse(node, 'is a kind of attention that spkv does not know; it knows GroupQueryAttention, ai.onnx::Attention, and MatMul, Softmax, MatMul');
+    throw source.refuse(node, 'is a kind of attention that spkv does not know; it knows GroupQueryAttention, MultiHeadAttention, ai.onnx::Attention, and MatMul, Softmax, MatMul');
   }
   return undefined;
 }
@@ -40,6 +41,18 @@ function groupQuery(source: SourceGraph, node: NodeProto, heads: Heads): Attenti
     ...(rotates && { rotary: { cos: cos!, sin: sin!, interleaved: source.integer(node, 'rotary_interleaved', 0) } }),
     scale: source.attribute(node, 'scale')?.f || heads.headDim ** -0.5,
     output: { value: node.output![0]!, layout: 'rows' },
+  };
+}
+
+function multiHead(source: SourceGraph, node: NodeProto, { heads, kvHeads, headDim }: Heads): AttentionSite {
+  const [query, key, value, bias, , mask] = node.input ?? [];
+  const found = source.integer(node, 'num_heads', 0);
+  if (found !== heads || kvHeads !== heads) throw source.refuse(node, `has ${found} heads for queries and keys alike, but config.json says ${heads} and ${kvHeads}`);
+  if (!query || !key || !value || bias) throw source.refuse(node, 'has packed inputs or a bias, which spkv does not know here');
+  if (source.integer(node, 'unidirectional', 0) === 0 && !mask) throw source.refuse(node, 'is neither causal nor masked: no decoder');
+  const rows = (name: string) => ({ value: name, layout: 'rows' as const });
+  return {
+    node, query: rows(query), key: rows(key), value: rows(value), packed: false, scale: source.attribute(node, 'scale')?.f || headDim ** -0.5, output: rows(node.output![0]!),
   };
 }
 

@@ -2,9 +2,13 @@ import { SpkvError } from '../../errors.js';
 import { halfToFloat } from '../../half.js';
 import { type Element, elementOf } from '../elements.js';
 import { type AttributeProto, type GraphProto, type ModelProto, type NodeProto, type TensorProto, toNumber, type ValueInfoProto } from '../schema.js';
+import { wholeTables } from './tables.js';
 
 /** Operators whose output has another element type than their first input; the index of the input that has it. */
 const TYPE_FROM: Readonly<Record<string, number>> = { Where: 1, DequantizeLinear: 1, MatMulIntegerToFloat: 2, DynamicQuantizeMatMul: 2 };
+
+/** Operators that leave integers what they are. */
+const RESHAPING = ['Cast', 'Identity', 'Reshape', 'Squeeze', 'Unsqueeze'];
 
 /** A graph that others wrote, looked at: who makes a value, who takes it, what is constant. */
 export class SourceGraph {
@@ -27,7 +31,7 @@ export class SourceGraph {
     if (graph.sparse_initializer?.length) throw this.unsupported('the graph', 'has sparse initializers');
     for (const input of graph.input ?? []) if (!this.initializers.has(input.name ?? '')) this.inputs.set(input.name ?? '', input);
     for (const info of [...(graph.value_info ?? []), ...(graph.input ?? []), ...(graph.output ?? [])]) this.#infos.set(info.name ?? '', info);
-    const nodes = this.#withoutConstants(graph.node ?? []);
+    const nodes = wholeTables(this.#withoutConstants(graph.node ?? []), this.initializers);
     for (const node of nodes) {
       for (const name of outputsOf(node)) {
         if (this.#producers.has(name) || this.inputs.has(name) || this.initializers.has(name)) throw this.malformed(`the value "${name}" is made twice`);
@@ -82,9 +86,11 @@ export class SourceGraph {
     return undefined;
   }
 
-  /** The integers of a small constant: axes, shapes, bounds. */
+  /** The integers of a small constant, such as axes, shapes and bounds; exporters may pass it through a few nodes. */
   integers(value: string | undefined): number[] | undefined {
-    const tensor = value === undefined ? undefined : this.initializers.get(value);
+    let at = value ?? '';
+    for (let node = this.producerOf(at, ...RESHAPING); node; node = this.producerOf(at, ...RESHAPING)) at = node.input?.[0] ?? '';
+    const tensor = this.initializers.get(at);
     if (!tensor || !['i64', 'i32'].includes(elementOf(tensor.data_type) ?? '')) return undefined;
     if (tensor.int64_data?.length) return tensor.int64_data.map(toNumber);
     if (tensor.int32_data?.length) return tensor.int32_data;
