@@ -9,6 +9,7 @@ import { parseArgs } from 'node:util';
 import { type Device, openDevice } from '../lib/ops.js';
 import { writeResults } from './harness.js';
 import { commit, machine } from './machine.js';
+import { constraintsSuite } from './suites/constraints.js';
 import { engineSuite } from './suites/engine.js';
 import { largeSuite } from './suites/large.js';
 import { modelSuite } from './suites/model.js';
@@ -19,13 +20,13 @@ import { stepsSuite } from './suites/steps.js';
 import type { Settings, Suite } from './suites/suite.js';
 import { trainingSuite } from './suites/training.js';
 
-const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, engine: engineSuite, server: serverSuite, onnxruntime: onnxruntimeSuite, steps: stepsSuite, training: trainingSuite };
+const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, engine: engineSuite, constraints: constraintsSuite, server: serverSuite, onnxruntime: onnxruntimeSuite, steps: stepsSuite, training: trainingSuite };
 /** What runs where no suite is named. */
 const DEFAULT = { cpu: 'ops,model', gpu: 'steps' };
-const HELP = `Usage: npm run bench -- [--suite ops|model|engine|server|onnxruntime|large|steps|training|all] [--peer] [--device cpu|cuda|cuda:N] [--threads N] [--repeats N]
+const HELP = `Usage: npm run bench -- [--suite ops|model|engine|constraints|server|onnxruntime|large|steps|training|all] [--peer] [--device cpu|cuda|cuda:N] [--threads N] [--repeats N]
 
   --suite    ops: single operations; model: the bundled code-6m; engine: the same with many requests
-             at once; server: spkv serve with 64 clients, 10 s per repeat;
+             at once; constraints: texts within a JSON schema beside texts that are not; server: spkv serve with 64 clients, 10 s per repeat;
              onnxruntime: exported models on both routes, beside onnxruntime-node;
              large: a random Llama of 100 M parameters;
              steps: decode steps and prompts of networks of real sizes, for GPUs;

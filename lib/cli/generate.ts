@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
-import type { Generation, GenerationResult } from '../index.js';
+import type { ConstraintSource, Generation, GenerationResult } from '../index.js';
+import { parseJsonObject } from '../json.js';
 import { EXIT } from './exit.js';
 import { bytes, count, duration, percent, rate, tokens } from './format.js';
 import { type Interrupt, onInterrupt } from './interrupt.js';
@@ -9,10 +10,15 @@ import {
   type ModelFlags, type OutputFlags,
 } from './options.js';
 import { Progress } from './progress.js';
-import { type PromptFlags, readPrompt } from './prompt.js';
+import { type PromptFlags, readPrompt, readTextFile } from './prompt.js';
 import { colorDepth, Style } from './terminal.js';
 
-type Flags = ModelFlags & GenerationFlags & OutputFlags & PromptFlags;
+interface ConstraintFlags {
+  jsonSchema?: string;
+  regex?: string;
+}
+
+type Flags = ModelFlags & GenerationFlags & OutputFlags & PromptFlags & ConstraintFlags;
 
 export function registerGenerate(program: Command): void {
   const command = program
@@ -23,6 +29,9 @@ export function registerGenerate(program: Command): void {
     .option('-f, --file <path>', 'read the prompt from a file; - for stdin')
     .option('--ids', 'the prompt is token ids such as "12 7 450"; needed where a model has no tokenizer');
   addGenerationOptions(command);
+  command
+    .option('--json-schema <path>', 'write JSON that fits the JSON schema in a file')
+    .option('--regex <expression>', 'write what a regular expression of JavaScript describes as a whole');
   addModelOptions(command);
   addOutputOptions(command, 'write one JSON object at the end: text, ids, finishReason, usage, cache');
   command
@@ -31,18 +40,22 @@ export function registerGenerate(program: Command): void {
       'spkv generate --file src/app.py --threshold 0.7 --temperature 0.8 --seed 1',
       'cat notes.txt | spkv generate --stop "." --json',
       'spkv generate --model ./my-model --ids "1 415 2936"',
+      'spkv generate "A random number: " --regex "\\d{1,4}"',
     ))
     .action(async (prompt: string | undefined) => generate(prompt, command.optsWithGlobals<Flags>(), command));
 }
 
 async function generate(argument: string | undefined, flags: Flags, command: Command): Promise<void> {
   const prompt = await readPrompt(argument, flags, command);
+  const source = await constraintSource(flags, command);
   using interrupt = onInterrupt();
   using progress = new Progress(!flags.quiet && !flags.json);
   const model = await openModel(flags, progress, interrupt.signal);
   try {
+    const constraint = source && (await model.constrain(source));
     const generation = model.generate(prompt, {
       ...generateOptions(flags),
+      ...(constraint && { constraint }),
       signal: interrupt.signal,
       onPrefill: (done, total) => progress.update('Reading', done, total),
     });
@@ -59,6 +72,12 @@ async function generate(argument: string | undefined, flags: Flags, command: Com
   } finally {
     model.dispose();
   }
+}
+
+async function constraintSource({ jsonSchema, regex }: ConstraintFlags, command: Command): Promise<ConstraintSource | undefined> {
+  if (jsonSchema !== undefined && regex !== undefined) command.error('error: give --json-schema or --regex, not both');
+  if (jsonSchema !== undefined) return { jsonSchema: parseJsonObject(await readTextFile(jsonSchema), jsonSchema) };
+  return regex === undefined ? undefined : { regex };
 }
 
 /** Takes a generation piece by piece until it ends or is interrupted. What has been written then is the result. */

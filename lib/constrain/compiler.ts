@@ -6,7 +6,7 @@ import type { Tokenizer } from '../text/tokenizer.js';
 import type { Automaton } from './automaton.js';
 import { checkSource, compile, type ConstraintSource } from './compile.js';
 import { Constraint } from './constraint.js';
-import { Masks, type StateTokens } from './masks.js';
+import { Masks, type Prepared } from './masks.js';
 import { readVocabulary, type Vocabulary } from './vocabulary.js';
 
 /** Constraints that are kept for whoever asks for the same. */
@@ -33,13 +33,14 @@ export type WorkerSetup = Omit<CompilerModel, 'tokenizer'>;
 
 export interface CompileJob {
   number: number;
-  source: ConstraintSource;
+  /** A {@link ConstraintSource} as JSON, which no depth of it can break. */
+  source: string;
 }
 
 export interface Compiled {
   automaton: Automaton;
-  /** What its states allow, as far as it was found ahead. */
-  states: readonly (StateTokens | undefined)[];
+  /** What was found ahead. */
+  prepared?: Prepared;
   /** With the first answer. */
   vocabulary?: Vocabulary;
 }
@@ -66,7 +67,7 @@ export class Compiler {
   async compile(given: ConstraintSource): Promise<Constraint> {
     const key = textOf(checkSource(given));
     const known = this.#kept.get(key);
-    const constraint = known ?? this.#make(JSON.parse(key) as ConstraintSource);
+    const constraint = known ?? this.#make(key);
     this.#kept.delete(key);
     this.#kept.set(key, constraint);
     if (this.#kept.size > MAX_KEPT) this.#kept.delete(this.#kept.keys().next().value!);
@@ -79,14 +80,14 @@ export class Compiler {
     await this.#worker?.terminate();
   }
 
-  async #make(source: ConstraintSource): Promise<Constraint> {
+  async #make(source: string): Promise<Constraint> {
     const { tokenizer, vocabSize } = this.#model;
-    const compiled = HAS_WORKER ? await this.#beside(source) : { automaton: compile(source), states: [] };
+    const compiled: Compiled = HAS_WORKER ? await this.#beside(source) : { automaton: compile(JSON.parse(source) as ConstraintSource) };
     this.#vocabulary ??= compiled.vocabulary ?? readVocabulary(tokenizer, vocabSize, this.#ends);
-    return new Constraint(new Masks(compiled.automaton, this.#vocabulary, this.#ends, MASK_BYTES, compiled.states), tokenizer, this.#ends);
+    return new Constraint(new Masks(compiled.automaton, this.#vocabulary, this.#ends, MASK_BYTES, compiled.prepared), tokenizer, this.#ends);
   }
 
-  #beside(source: ConstraintSource): Promise<Compiled> {
+  #beside(source: string): Promise<Compiled> {
     if (this.#waiting.size >= MAX_WAITING) throw new SpkvError('OVERLOADED', `${this.#waiting.size} constraints are waiting to be made already`);
     this.#worker ??= this.#start();
     const number = this.#jobs++;

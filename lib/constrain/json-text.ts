@@ -44,7 +44,7 @@ export class JsonText {
 
   /** A string of so many characters. */
   sized(min: number, max: number): Pattern {
-    return sequence(QUOTE, repeat(this.#rules.call('a character', () => JSON_CHARACTER), min, max), QUOTE);
+    return this.#rules.call(`a string of ${min} to ${max}`, () => sequence(QUOTE, repeat(JSON_CHARACTER, min, max), QUOTE));
   }
 
   /** An object with these members in their order, then any number of others, whose names are not among `apartFrom`. */

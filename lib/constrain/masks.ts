@@ -1,4 +1,5 @@
 import type { Automaton } from './automaton.js';
+import { equalStates } from './equal-states.js';
 import { Machine, type Position } from './machine.js';
 import type { Spelling, Vocabulary } from './vocabulary.js';
 
@@ -11,6 +12,13 @@ export interface StateTokens {
   tokens: TokenSet;
   /** Nodes of the tree of tokens at which the rule may have ended: what is below them is for the caller to allow. */
   leaving: Int32Array;
+}
+
+/** What is known of an automaton and a vocabulary ahead of any text. */
+export interface Prepared {
+  /** See {@link equalStates}. */
+  same: Int32Array;
+  states: readonly (StateTokens | undefined)[];
 }
 
 /** What is known of a position. */
@@ -39,19 +47,21 @@ export class Masks {
   readonly #scratch: Int32Array;
   /** Positions on the path to the node that a walk is at. */
   readonly #path: Place[] = [];
+  readonly #same: Int32Array;
   #states: (StateTokens | undefined)[];
   #first: TokenSet | undefined;
   #bytes = 0;
 
-  /** `ends` are the tokens that end a text; `limit` is in bytes. `states` may have been found before. */
-  constructor(automaton: Automaton, vocabulary: Vocabulary, ends: Iterable<number>, limit: number, states: readonly (StateTokens | undefined)[] = []) {
+  /** `ends` are the tokens that end a text; `limit` is in bytes. */
+  constructor(automaton: Automaton, vocabulary: Vocabulary, ends: Iterable<number>, limit: number, prepared?: Prepared) {
     this.#machine = new Machine(automaton);
     this.#vocabulary = vocabulary;
     this.#ends = [...ends].filter((id) => id < vocabulary.size);
     this.#limit = limit;
     this.#scratch = new Int32Array(Math.ceil(vocabulary.size / 32));
-    this.#states = [...states];
-    for (const state of states) if (state) this.#bytes += sizeOf(state.tokens) + state.leaving.byteLength;
+    this.#same = prepared?.same ?? equalStates(automaton, longest(vocabulary));
+    this.#states = [...(prepared?.states ?? [])];
+    for (const state of this.#states) if (state) this.#bytes += sizeOf(state.tokens) + state.leaving.byteLength;
   }
 
   get start(): Place {
@@ -69,13 +79,13 @@ export class Masks {
   }
 
   /** Finds what the states allow ahead, as long as there is time (in milliseconds) and memory. */
-  prepare(time: number): (StateTokens | undefined)[] {
+  prepare(time: number): Prepared {
     const end = performance.now() + time;
     const { edgeStarts, accepting } = this.#machine.automaton;
     for (let state = 0; state < accepting.length && performance.now() < end && this.bytes < this.#limit / 2; state++) {
       if (edgeStarts[state]! < edgeStarts[state + 1]!) this.#ofState(state);
     }
-    return this.#states;
+    return { same: this.#same, states: this.#states };
   }
 
   /** The tokens that may come next, those that end the text included. Errors: UNSUPPORTED. */
@@ -134,7 +144,8 @@ export class Masks {
     return tokens;
   }
 
-  #ofState(state: number): StateTokens {
+  #ofState(each: number): StateTokens {
+    const state = this.#same[each]!;
     const known = this.#states[state];
     if (known) return known;
     const leaving: number[] = [];
@@ -191,6 +202,11 @@ export class Masks {
     }
     return { ids: Int32Array.from(ids) };
   }
+}
+
+/** The bytes of the longest token. */
+function longest({ within, first }: Vocabulary): number {
+  return [within, first].reduce((most, { tree }) => tree.depth.reduce((a, b) => Math.max(a, b), most), 0);
 }
 
 /** Writes a set as bits. */

@@ -2,7 +2,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { SpkvError } from '../errors.js';
 import { loadTokenizer } from '../text/tokenizer.js';
-import { compile } from './compile.js';
+import { compile, type ConstraintSource } from './compile.js';
 import { type CompileAnswer, type CompileJob, MASK_BYTES, type WorkerSetup } from './compiler.js';
 import { Masks } from './masks.js';
 import { readVocabulary, type Vocabulary } from './vocabulary.js';
@@ -18,10 +18,10 @@ let told = false;
 
 parentPort!.on('message', ({ number, source }: CompileJob) => {
   try {
-    const automaton = compile(source);
+    const automaton = compile(JSON.parse(source) as ConstraintSource);
     vocabulary ??= readVocabulary(tokenizer, vocabSize, ends);
-    const states = new Masks(automaton, vocabulary, ends, MASK_BYTES).prepare(PREPARE_MS);
-    parentPort!.postMessage({ number, automaton, states, ...(!told && { vocabulary }) } satisfies CompileAnswer);
+    const prepared = new Masks(automaton, vocabulary, ends, MASK_BYTES).prepare(PREPARE_MS);
+    parentPort!.postMessage({ number, automaton, prepared, ...(!told && { vocabulary }) } satisfies CompileAnswer);
     told = true;
   } catch (error) {
     const code = error instanceof SpkvError ? error.code : undefined;

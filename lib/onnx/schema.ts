@@ -156,7 +156,9 @@ async function openCodec(): Promise<Codec> {
     ({ default: protobuf } = await import('protobufjs'));
   } catch (error) {
     codec = undefined;
-    throw new SpkvError('UNSUPPORTED', 'ONNX files need the package protobufjs, which is not installed; npm install protobufjs', { cause: error });
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code !== 'ERR_MODULE_NOT_FOUND' || !message.includes("'protobufjs'")) throw error;
+    throw new SpkvError('UNSUPPORTED', 'ONNX graphs are written with the package protobufjs, which is not installed; install it with: npm install protobufjs', { cause: error });
   }
   const type = protobuf.parse(SCHEMA, { keepCase: true }).root.lookupType('onnx.ModelProto');
   return {

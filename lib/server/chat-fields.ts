@@ -1,3 +1,4 @@
+import { RESPONSE_FORMAT, type ResponseFormat } from './constraint-fields.js';
 import { SHARED, type SharedFields } from './fields.js';
 import { body, optional, refused } from './schema.js';
 
@@ -12,6 +13,7 @@ export interface ChatFields extends SharedFields {
   logprobs?: boolean | null;
   top_logprobs?: number | null;
   safety_identifier?: string | null;
+  response_format?: ResponseFormat | null;
 }
 
 const NO_TOOLS = 'the model calls no tools';
@@ -61,7 +63,7 @@ export const CHAT_BODY = body(
     parallel_tool_calls: refused(NO_TOOLS, false, true),
     functions: refused(NO_TOOLS, []),
     function_call: refused(NO_TOOLS, 'none', 'auto'),
-    response_format: refused('the form of an answer cannot be prescribed', { type: 'text' }),
+    response_format: RESPONSE_FORMAT,
     modalities: refused(NO_AUDIO, ['text']),
     audio: refused(NO_AUDIO),
     prediction: refused('nothing is gained from a guess at the answer'),

@@ -4,6 +4,7 @@ import type { ChatMessage } from '../text/chat-template.js';
 import { answer, type Form } from './answer.js';
 import { ApiError, apiError } from './api-error.js';
 import { CHAT_BODY, type ChatFields, type MessageFields } from './chat-fields.js';
+import { constraintOf } from './constraint-fields.js';
 import { requestOptions } from './fields.js';
 import { CHAT_ANSWERS } from './responses.js';
 import { checkModel, type Service } from './service.js';
@@ -24,6 +25,8 @@ export function chatRoutes(app: FastifyInstance, service: Service): void {
     const maxTokens = service.limits.maxTokens(ids, askedTokens(fields), Infinity, 'messages');
     const options = requestOptions(fields, fields.safety_identifier ?? request.client);
     if (logprobs !== undefined) options.logprobs = logprobs;
+    const constraint = await constraintOf(service, fields);
+    if (constraint) options.constraint = constraint;
     return answer(service, request, reply, fields, [{ ids, maxTokens, param: 'messages' }], options, form(service, `chatcmpl-${request.id}`, logprobs !== undefined));
   });
 }

@@ -3,6 +3,7 @@ import type { TextToken } from '../engine/events.js';
 import { answer, type Form } from './answer.js';
 import { ApiError } from './api-error.js';
 import { COMPLETION_BODY, type CompletionFields } from './completion-fields.js';
+import { constraintOf } from './constraint-fields.js';
 import { MAX_TEXTS, requestOptions } from './fields.js';
 import { COMPLETION_ANSWERS } from './responses.js';
 import { checkModel, type Service } from './service.js';
@@ -32,6 +33,8 @@ export function completionRoutes(app: FastifyInstance, service: Service): void {
     const encoded = await Promise.all(prompts.map(encode));
     const options = requestOptions(fields, request.client);
     if (typeof fields.logprobs === 'number') options.logprobs = fields.logprobs;
+    const constraint = await constraintOf(service, fields);
+    if (constraint) options.constraint = constraint;
     return answer(service, request, reply, fields, encoded, options, form(service, `cmpl-${request.id}`, fields.logprobs ?? undefined));
   });
 }

@@ -1,6 +1,7 @@
 // The fields that both kinds of request have, and what the engine makes of them.
 import { randomInt } from 'node:crypto';
 import type { RequestOptions } from '../engine/options.js';
+import { STRUCTURED_OUTPUTS, type StructuredOutputs } from './constraint-fields.js';
 import { type ReportKind, REPORTS } from './report.js';
 import { type Fields, optional, refused } from './schema.js';
 
@@ -31,6 +32,7 @@ export interface SharedFields {
   repetition_penalty?: number | null;
   ignore_eos?: boolean | null;
   priority?: number | null;
+  structured_outputs?: StructuredOutputs | null;
   report?: ReportKind | null;
 }
 
@@ -72,6 +74,7 @@ export const SHARED: Fields = {
   }),
   ignore_eos: optional({ type: 'boolean', description: 'Go on after an end-of-text token. An extension.' }),
   priority: optional({ type: 'integer', minimum: -100, maximum: 100, description: 'Higher goes first. Defaults to 0. An extension.' }),
+  structured_outputs: STRUCTURED_OUTPUTS,
   report: optional({
     enum: [...REPORTS],
     description: 'What the answer tells of its making. "summary": usage.timing, and usage.cache, what each text holds by layer and head. "tokens": also choices[].kept, which layers and heads keep each token. '

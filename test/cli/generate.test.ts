@@ -41,6 +41,17 @@ test('token ids, a threshold, stop texts and sampling options reach the model', 
   expect(cut).toMatchObject({ finishReason: 'stop', text: a!.text.split(/[.\n]/)[0] });
 });
 
+test('text within a JSON schema or a regular expression', async () => {
+  const file = join(dir, 'schema.json');
+  writeFileSync(file, JSON.stringify({ type: 'object', properties: { name: { type: 'string', maxLength: 8 }, sizes: { type: 'array', items: { type: 'integer' }, maxItems: 2 } }, required: ['name', 'sizes'] }));
+  const sampling = ['--temperature', '1', '--json', '-n', '200'];
+  const [json, regex] = await Promise.all([generate(['x = ', '--json-schema', file, ...sampling]), generate(['x = ', '--regex', 'a{1,3}\\d', ...sampling])]);
+  const [written] = jsonLines<GenerationResult>(json);
+  expect(written!.finishReason).toBe('stop');
+  expect(JSON.parse(written!.text)).toEqual({ name: expect.any(String), sizes: expect.any(Array) });
+  expect(jsonLines<GenerationResult>(regex)[0]).toMatchObject({ finishReason: 'stop', text: expect.stringMatching(/^a{1,3}\d$/) });
+});
+
 test('Ctrl-C ends it with what there is, a summary and 130', async () => {
   const { code, stdout, stderr } = await generate([PROMPT, '-n', '4000'], { interruptAfter: 20 });
   expect(code).toBe(130);
@@ -59,6 +70,10 @@ describe('refuses', () => {
     ['an id outside the vocabulary', ['320', '--ids'], 1, 'OUT_OF_RANGE', '0 to 319'],
     ['a prompt that the cache cannot hold', ['a'.repeat(1500), '--kv-memory', '1M', '--threshold', '0'], 1, 'POOL_EXHAUSTED', '--kv-memory gives'],
     ['a missing model', ['x', '--model', 'no-such-model'], 1, 'FILE', 'no-such-model'],
+    ['two constraints', ['x', '--regex', 'a', '--json-schema', 'a.json'], 2, '--json-schema or --regex, not both'],
+    ['a schema that is none', ['x', '--json-schema', 'package.json'], 1, 'UNSUPPORTED', 'The keyword "name" at # is not supported'],
+    ['a schema file that is no JSON', ['x', '--json-schema', 'README.md'], 1, 'FILE', 'README.md'],
+    ['a wrong expression', ['x', '--regex', '('], 2, 'INVALID_ARGUMENT', 'a regular expression'],
     ['a missing prompt file', ['--file', 'no-such-file.txt'], 1, 'FILE', 'no-such-file.txt'],
     ['a prompt file that is not text', ['--file', 'models/code-6m-spkv/model.safetensors'], 1, 'FILE', 'not UTF-8'],
     ['a device that is not there', ['x', '--device', 'cuda:9999'], 1, 'DEVICE', 'cuda:9999'],

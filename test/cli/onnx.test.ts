@@ -31,6 +31,13 @@ test('adapt-onnx rewrites a decoder, and refuses what it does not understand', a
   expect(existsSync(refused)).toBe(false);
 });
 
+test('without its package it says what to install', async () => {
+  const out = join(root, 'without');
+  const result = await spkv(['export-onnx', '--out', out], { missing: 'protobufjs' });
+  expect(result).toEqual({ code: 1, stdout: '', stderr: expect.stringMatching(/^spkv: UNSUPPORTED: .*not installed; install it with: npm install protobufjs\n$/) });
+  expect(existsSync(out)).toBe(false);
+});
+
 test('usage', async () => {
   expect(await spkv(['adapt-onnx', '--out', root])).toMatchObject({ code: 2, stderr: expect.stringMatching(/missing required argument 'model'/) });
   expect(await spkv(['export-onnx'])).toMatchObject({ code: 2, stderr: expect.stringMatching(/--out/) });

@@ -28,6 +28,7 @@ const SCHEMAS: [string, object][] = [
       { type: 'object', properties: { abc: { type: 'array', prefixItems: [{ type: 'string' }, { type: 'integer' }] } }, required: ['abc'] },
     ],
   }],
+  ['strings of a limited length', { type: 'array', items: { type: 'string', minLength: 2, maxLength: 40 } }],
   ['strings of a pattern', { type: 'array', items: { type: 'string', pattern: '^(ab|é)+"?$' }, minItems: 1 }],
 ];
 const REGEXES = ['[a-c]*', '(hello|the| )+', '€é?[^a-z]', '.{2,3}', '"\\p{Lu}\\w*"', '日本|ß'];
@@ -48,20 +49,20 @@ describe.each(grammars)('the tokens that are allowed: %s', (_, grammar) => {
   test('are those that a reading of every token allows', () => {
     const masks = masksOf(automaton);
     const property = fc.property(seeds, (seed) => {
-      randomText(masks, tokens, random(seed), 25, (allowed, bytes) => expect(allowed).toEqual(expected(bytes)));
+      randomText(masks, tokens, random(seed), 20, (allowed, bytes) => expect(allowed).toEqual(expected(bytes)));
     });
-    fc.assert(property, { numRuns: 4 });
+    fc.assert(property, { numRuns: 3 });
   });
 
   test('are the same when they were found ahead, and when little is remembered', () => {
-    const states = masksOf(automaton).prepare(60_000);
-    expect(states.filter(Boolean).length).toBeGreaterThan(0);
+    const prepared = masksOf(automaton).prepare(60_000);
+    expect(prepared.states.filter(Boolean).length).toBeGreaterThan(0);
     const property = fc.property(seeds, (seed) => {
-      const [plain, ahead, forgetful] = [masksOf(automaton), masksOf(automaton), masksOf(automaton, 1)];
+      const [plain, ahead, forgetful] = [masksOf(automaton), masksOf(automaton, 1 << 24, prepared), masksOf(automaton, 1)];
       const steps: number[][] = [];
       const all = [plain, ahead, forgetful].map((masks, i) => {
         let step = 0;
-        return randomText(masks, tokens, random(seed), 40, (allowed) => {
+        return randomText(masks, tokens, random(seed), 25, (allowed) => {
           if (i === 0) steps.push(allowed);
           else expect(allowed).toEqual(steps[step++]);
         });
@@ -69,7 +70,7 @@ describe.each(grammars)('the tokens that are allowed: %s', (_, grammar) => {
       expect(all[1]).toEqual(all[0]);
       expect(all[2]).toEqual(all[0]);
     });
-    fc.assert(property, { numRuns: 5 });
+    fc.assert(property, { numRuns: 3 });
   });
 });
 
@@ -80,4 +81,13 @@ test('a set of few tokens is their ids, one of many their bits', () => {
   expect(idsOf(first, tokens.length)).toEqual([...first.ids!]);
   const later = masks.allowed(masks.next(masks.next(masks.start, 'a'.charCodeAt(0), true)!, 'b'.charCodeAt(0), false)!, false);
   expect(later.bits).toBeDefined();
+});
+
+test('states that no token can tell apart are one', () => {
+  const automaton = buildAutomaton(schemaGrammar({ type: 'string', maxLength: 500 }));
+  const { same, states } = masksOf(automaton).prepare(60_000);
+  expect(automaton.accepting.length).toBeGreaterThan(4000);
+  // The longest token has 10 bytes: those near the end, and one of each kind before.
+  expect(new Set(same).size).toBeLessThan(250);
+  expect(states.filter(Boolean).length).toBe(new Set([...same].filter((state) => automaton.edgeStarts[state]! < automaton.edgeStarts[state + 1]!)).size);
 });

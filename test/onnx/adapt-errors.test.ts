@@ -57,6 +57,13 @@ describe('a graph that is not understood is refused with the name of the node', 
       gate.input![0] = 'past_key_values.0.key';
     }, /"MatMul_\d+".*needs the input "past_key_values\.0\.key"/],
     ['no ids', 'gqa', (model) => (model.graph!.input![0]!.name = 'inputs_embeds'), /input_ids/],
+    ['a fixed number of tokens', 'gqa', (model) => (model.graph!.input![0]!.type!.tensor_type!.shape!.dim![1] = { dim_value: 30 }), /"input_ids" has 30 tokens always/],
+    ['logits of one token', 'gqa', (model) => (model.graph!.output!.find(({ name }) => name === 'logits')!.type!.tensor_type!.shape!.dim![1] = { dim_value: 1 }), /"logits" has one token always/],
+    ['layers in branches', 'sdpa', (model) => {
+      const { node: nodes, ...rest } = model.graph!;
+      const branch = { name: 'then_branch', type: 5, g: { name: 'then', node: nodes!, output: rest.output! } };
+      model.graph = { ...rest, node: [{ name: 'merged', op_type: 'If', input: ['use_cache'], output: rest.output!.map(({ name }) => name!), attribute: [branch] }] };
+    }, /"merged" \(If\) has the layers in its branches/],
     ['no logits', 'gqa', (model) => (model.graph!.output = model.graph!.output!.filter(({ name }) => name !== 'logits')), /"logits"/],
     ['an old operator set', 'gqa', (model) => (model.opset_import![0]!.version = 11), /operator set.*11/],
   ])('%s', async (_, attention, edit, message) => {

@@ -25,6 +25,7 @@ async function decoder(name: string, style: Style, config: Json = CONFIG): Promi
 test.each<[string, Style]>([
   ['GroupQueryAttention', { attention: 'gqa', rotates: true, packed: true }],
   ['attention written out', { attention: 'sdpa' }],
+  ['attention of flat projections', { attention: 'script' }],
 ])('with predictors, %s prunes as the native model does', async (name, style) => {
   const { dir, path } = await decoder(name, style);
   const out = join(root, `${name} adapted`);

@@ -1,11 +1,13 @@
 import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { writeSafetensors } from '../../lib/checkpoint/safetensors-write.js';
+import { floatsToHalves } from '../../lib/half.js';
 import { loadModel } from '../../lib/index.js';
 import { writeFolder } from '../../lib/onnx/folder.js';
 import { exportOnnx, ONNX_DTYPES, type OnnxDtype, readManifest } from '../../lib/onnx/index.js';
 import { loadCodec } from '../../lib/onnx/schema.js';
 import { WeightsFile } from '../../lib/onnx/weights-file.js';
+import { floatsToBf16 } from '../../lib/ops.js';
 import { type Json, SPKV, tinyConfig, tinyTensors, writeRandomCheckpoint } from '../support/checkpoints.js';
 import { maxDifference, random } from '../support/device.js';
 import { expectError } from '../support/errors.js';
@@ -71,6 +73,25 @@ describe('how weights are stored', () => {
     const difference = maxDifference(await parts.step(parts.sequence(0), tokens), native) / largest;
     expect(difference).toBeLessThan(share);
   });
+});
+
+test('F32, BF16 and F16 checkpoints of the same values give the same file', async () => {
+  // Sixty-fourths with 7 bits: all three types have them.
+  const uniform = random(3);
+  const config = tinyConfig('qwen3', { spkv: SPKV });
+  const values = tinyTensors(config).map(({ shape }) => Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => Math.round(uniform() * 80 - 40) / 64));
+  const encode = { F32: (x: Float32Array) => x, BF16: floatsToBf16, F16: floatsToHalves };
+  const files: Buffer[] = [];
+  for (const dtype of ['F32', 'BF16', 'F16'] as const) {
+    const dir = join(root, `values ${dtype}`);
+    mkdirSync(dir);
+    writeFileSync(join(dir, 'config.json'), JSON.stringify(config));
+    await writeSafetensors(join(dir, 'model.safetensors'), tinyTensors(config).map((tensor, i) => ({ ...tensor, dtype, data: encode[dtype](values[i]!) })));
+    await exportOnnx(dir, join(root, `values ${dtype} exported`));
+    files.push(readFileSync(join(root, `values ${dtype} exported`, 'weights.bin')));
+  }
+  expect(files[0]!.equals(files[1]!)).toBe(true);
+  expect(files[0]!.equals(files[2]!)).toBe(true);
 });
 
 /** A checkpoint in f32 with one value changed. */

@@ -3,9 +3,11 @@ import fc from 'fast-check';
 import type { TextModel } from '../../lib/index.js';
 import { CHAT_BODY } from '../../lib/server/chat-fields.js';
 import { COMPLETION_BODY } from '../../lib/server/completion-fields.js';
+import { DETOKENIZE_BODY, TOKENIZE_BODY } from '../../lib/server/info.js';
 import { testDevice } from '../support/device.js';
 import { expectFree } from '../support/engine.js';
 import { temporaryDirectory } from '../support/files.js';
+import { schema as schemas } from '../support/schemas.js';
 import { chatModel, type Running, startServer } from '../support/server.js';
 
 const root = temporaryDirectory();
@@ -30,7 +32,6 @@ const message = (fields: object) => ({ messages: [{ role: 'user', content: 'hell
 const REFUSED: Record<string, [fields: object, param: string][]> = {
   '/v1/chat/completions': [
     [{ tools: [tool] }, 'tools'], [{ tool_choice: 'required' }, 'tool_choice'], [{ functions: [tool.function] }, 'functions'], [{ function_call: { name: 'f' } }, 'function_call'],
-    [{ response_format: { type: 'json_object' } }, 'response_format'], [{ response_format: { type: 'json_schema', json_schema: { name: 'a', schema: {} } } }, 'response_format'],
     [{ logit_bias: { 50: 1 } }, 'logit_bias'], [{ modalities: ['text', 'audio'] }, 'modalities'], [{ audio: { voice: 'alloy', format: 'wav' } }, 'audio'],
     [{ prediction: { type: 'content', content: 'a' } }, 'prediction'], [{ reasoning_effort: 'high' }, 'reasoning_effort'], [{ verbosity: 'low' }, 'verbosity'],
     [{ web_search_options: {} }, 'web_search_options'], [{ service_tier: 'flex' }, 'service_tier'], [{ store: true }, 'store'], [{ metadata: { a: 'b' } }, 'metadata'],
@@ -79,7 +80,7 @@ function valueOf(schema: any): fc.Arbitrary<unknown> {
     : type === 'number' ? fc.double({ min: schema.minimum - 0.1, max: schema.maximum + 0.1, noNaN: true })
     : type === 'boolean' ? fc.boolean()
     : type === 'array' ? fc.array(valueOf(schema.items), { maxLength: 4 })
-    : type === 'object' ? bodyOf(schema)
+    : type === 'object' ? (schema.properties ? bodyOf(schema) : fc.oneof(schemas, fc.dictionary(fc.string(), fc.jsonValue({ maxDepth: 2 }))))
     : fc.string({ unit: 'binary', maxLength: 20 });
   return fc.oneof({ weight: 8, arbitrary: right }, { weight: 1, arbitrary: any });
 }
@@ -91,7 +92,10 @@ function bodyOf(schema: any): fc.Arbitrary<object> {
     fc.subarray(Object.keys(record), { maxLength: Math.min(6, Object.keys(record).length) }).map((names) => Object.fromEntries(names.map((name) => [name, record[name]]))));
 }
 
-test.each([['/v1/chat/completions', CHAT, CHAT_BODY], ['/v1/completions', COMPLETION, COMPLETION_BODY]] as const)('%s answers whatever comes', async (path, base, schema) => {
+test.each([
+  ['/v1/chat/completions', CHAT, CHAT_BODY], ['/v1/completions', COMPLETION, COMPLETION_BODY],
+  ['/tokenize', { text: 'the' }, TOKENIZE_BODY], ['/detokenize', { tokens: [1, 2] }, DETOKENIZE_BODY],
+] as const)('%s answers whatever comes', async (path, base, schema) => {
   let answered = 0;
   await fc.assert(
     fc.asyncProperty(bodyOf(schema), fc.boolean(), async (fields, whole) => {

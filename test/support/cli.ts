@@ -17,15 +17,17 @@ export interface CliOptions {
   interruptAfter?: number;
   /** Closes stdout when it has this many characters, as `head` does. */
   closeAfter?: number;
+  /** A package that is not found, as if it were not installed. */
+  missing?: string;
   /** Told of the process, and what it has written, whenever it writes to stdout. */
   onOutput?: (child: ChildProcess, stdout: string) => void;
 }
 
 /** Runs the command line as users do, in a process of its own. */
-export function spkv(args: readonly string[], { stdin = '', env = {}, interruptAfter, closeAfter, onOutput }: CliOptions = {}): Promise<CliResult> {
+export function spkv(args: readonly string[], { stdin = '', env = {}, interruptAfter, closeAfter, missing, onOutput }: CliOptions = {}): Promise<CliResult> {
   // Jest's own flags must not reach the child, nor colours that the terminal of the tests may ask for.
   const { NODE_OPTIONS: _, FORCE_COLOR: __, ...inherited } = process.env;
-  const child = spawn(process.execPath, ['--import', 'tsx', 'lib/cli/main.ts', ...args], { cwd: ROOT, env: { ...inherited, ...env } });
+  const child = spawn(process.execPath, ['--import', 'tsx', ...(missing === undefined ? [] : ['--import', without(missing)]), 'lib/cli/main.ts', ...args], { cwd: ROOT, env: { ...inherited, ...env } });
   let stdout = '';
   let stderr = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
@@ -43,6 +45,16 @@ export function spkv(args: readonly string[], { stdin = '', env = {}, interruptA
     child.on('error', reject);
     child.on('close', (code) => resolve({ code, stdout, stderr }));
   });
+}
+
+/** A module that lets no other find `name`. */
+function without(name: string): string {
+  const hooks = `export async function resolve(name, context, next) {
+    if (name === ${JSON.stringify(name)}) throw Object.assign(new Error("Cannot find package '${name}'"), { code: 'ERR_MODULE_NOT_FOUND' });
+    return next(name, context);
+  }`;
+  const url = (source: string) => `data:text/javascript,${encodeURIComponent(source)}`;
+  return url(`import { register } from 'node:module'; register(${JSON.stringify(url(hooks))});`);
 }
 
 /** The value of the one JSON document, or of each line of them, that a command wrote. */

@@ -2,7 +2,7 @@
 // but the form of their patterns.
 import type { Automaton } from '../../lib/constrain/automaton.js';
 import { Machine, type Position } from '../../lib/constrain/machine.js';
-import { Masks, type TokenSet, writeBits } from '../../lib/constrain/masks.js';
+import { Masks, type Prepared, type TokenSet, writeBits } from '../../lib/constrain/masks.js';
 import { type Grammar, type Pattern, repeat, sequence } from '../../lib/constrain/patterns.js';
 import { spell, type Vocabulary } from '../../lib/constrain/vocabulary.js';
 
@@ -29,8 +29,8 @@ export function testVocabulary(): { vocabulary: Vocabulary; tokens: (Uint8Array 
   return { vocabulary: { size: tokens.length, within, first: within }, tokens };
 }
 
-export function masksOf(automaton: Automaton, limit = 1 << 24): Masks {
-  return new Masks(automaton, testVocabulary().vocabulary, [END], limit);
+export function masksOf(automaton: Automaton, limit = 1 << 24, prepared?: Prepared): Masks {
+  return new Masks(automaton, testVocabulary().vocabulary, [END], limit, prepared);
 }
 
 /** The ids of a set. */

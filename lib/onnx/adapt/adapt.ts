@@ -12,7 +12,7 @@ import { AdaptedDecoder } from './decoder.js';
 import { readModel, SourceTensors } from './model-file.js';
 import type { AttentionSite, Heads } from './site.js';
 import { softmaxSite } from './softmax-pattern.js';
-import { nodeName, type SourceGraph } from './source-graph.js';
+import { nodeName, type SourceGraph, subgraphs } from './source-graph.js';
 import { checkPolicy, DENSE, fixedPolicy, readPredictors, type Utilities } from './utilities.js';
 
 export interface AdaptOptions {
@@ -31,15 +31,18 @@ export interface AdaptOptions {
 }
 
 const OPTION_NAMES = ['predictors', 'window', 'first', 'threshold', 'form', 'onProgress', 'signal'] as const;
+const LOGITS = 'logits';
 const DEFAULT_WINDOW = 128;
 const DEFAULT_THRESHOLD = 0.5;
+/** Operators of attention. */
+const ATTENTION = /^Softmax$|Attention$/;
 /** Since opset 13 axes are inputs, as the nodes that are added have them. */
 const OLDEST_OPSET = 13;
 
 /**
- * Rewrites a decoder that exists as ONNX, so that attention and cache are spkv's: attention as
- * GroupQueryAttention or MultiHeadAttention of com.microsoft, as ai.onnx::Attention, or written out with MatMul,
- * Softmax and MatMul. The directory `out` is like that of {@link exportOnnx}. Sizes and token ids come from the config.json beside the model.
+ * Rewrites a decoder that exists as ONNX, so that attention and cache are spkv's: attention as GroupQueryAttention or
+ * MultiHeadAttention of com.microsoft, as ai.onnx::Attention, or written out with MatMul, Softmax and MatMul. The
+ * directory `out` is like that of {@link exportOnnx}. Sizes and token ids come from the config.json beside the model.
  * Errors: INVALID_ARGUMENT, FILE (missing, malformed, disk full), UNSUPPORTED (with the name of the node that is not
  * understood), the reason of `signal`.
  */
@@ -60,15 +63,15 @@ export async function adaptOnnx(path: string, out: string, opts?: AdaptOptions):
 
   const source = await readModel(string(path, 'path'));
   const config = await readSourceConfig(path);
-  const logits = checkInterface(source);
-  const cuts = new Cuts(source, findSites(source, config.model), logits);
+  checkInterface(source);
+  const cuts = new Cuts(source, findSites(source, config.model), LOGITS);
   const file = new WeightsFile(WEIGHTS);
   const window = given.window ?? config.window ?? DEFAULT_WINDOW;
   let utilities: Utilities = DENSE;
   if (predictors !== undefined) utilities = await readPredictors(predictors, window, config.model, file);
   else if (given.window !== undefined || given.first !== undefined) utilities = fixedPolicy(window, given.first ?? 0, config.model);
 
-  const decoder = new AdaptedDecoder(config.model, cuts, new SourceTensors(source, file), utilities, logits);
+  const decoder = new AdaptedDecoder(config.model, cuts, new SourceTensors(source, file), utilities, LOGITS);
   const graphs = writeForms(decoder, form, (name) => new GraphBuilder(name, source.model));
   const threshold = given.threshold ?? (predictors === undefined ? undefined : config.threshold) ?? DEFAULT_THRESHOLD;
   const manifest: OnnxManifest = {
@@ -79,18 +82,18 @@ export async function adaptOnnx(path: string, out: string, opts?: AdaptOptions):
   return manifest;
 }
 
-/** The name of the logits. Errors: UNSUPPORTED, where the graph is not that of a decoder. */
-function checkInterface(source: SourceGraph): string {
+/** Errors: UNSUPPORTED, where the graph is not that of a decoder. */
+function checkInterface(source: SourceGraph): void {
   const opset = source.model.opset_import?.find(({ domain }) => (domain ?? '') === '' || domain === 'ai.onnx')?.version;
   if (toNumber(opset) < OLDEST_OPSET) throw source.unsupported('the operator set', `is ${toNumber(opset)}, supported is ${OLDEST_OPSET} or later`);
   for (const [name, needed] of [[IDS, true], [POSITIONS, false]] as const) {
     const shape = source.inputs.has(name) ? source.shape(name) : undefined;
     if (shape ? shape.length !== 2 : needed) throw source.unsupported(`the input "${name}"`, shape ? `has ${shape.length} dimensions instead of 2 (batch, tokens)` : 'is missing: no decoder');
+    if (shape?.[1] !== undefined) throw source.unsupported(`the input "${name}"`, `has ${shape[1]} tokens always, spkv needs any number`);
   }
   const outputs = (source.model.graph?.output ?? []).map(({ name }) => name ?? '');
-  const logits = outputs.find((name) => name === 'logits');
-  if (logits === undefined) throw source.unsupported('the output "logits"', `is missing, there is ${outputs.slice(0, 4).join(', ')}`);
-  return logits;
+  if (!outputs.includes(LOGITS)) throw source.unsupported(`the output "${LOGITS}"`, `is missing, there is ${outputs.slice(0, 4).join(', ')}`);
+  if (source.shape(LOGITS)?.[1] === 1) throw source.unsupported(`the output "${LOGITS}"`, 'has one token always, spkv asks for those that it needs');
 }
 
 /** The attention of every layer, in order. */
@@ -103,5 +106,7 @@ function findSites(source: SourceGraph, model: Heads & { layers: number }): Atte
     else if (node.op_type === 'Softmax') other.push(nodeName(node));
   }
   if (sites.length === model.layers) return sites;
+  const branch = source.nodes.find((node) => subgraphs(node).some((graph) => graph.node?.some(({ op_type }) => ATTENTION.test(op_type ?? ''))));
+  if (branch) throw source.refuse(branch, 'has the layers in its branches, as merged decoders do; export one with a past and without branches');
   throw source.unsupported('the graph', `has ${sites.length} attentions that spkv understands, but config.json says ${model.layers} layers${other.length > 0 ? `; not understood: ${other.slice(0, 3).join(', ')}` : ''}`);
 }

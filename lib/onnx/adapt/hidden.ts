@@ -26,7 +26,7 @@ function projectionInputs(cuts: Cuts, value: string): Set<string> {
     seen.add(at);
     const node = cuts.attentionOf(at) === undefined ? cuts.source.producer(at) : undefined;
     if (!node) found.add(at);
-    else if (isProjection(cuts, node)) found.add(unquantised(cuts, node.input![0]!));
+    else if (isProjection(cuts, node)) found.add(asItWas(cuts, node.input![0]!));
     else open.push(...cuts.tokenInputs(node));
   }
   return found;
@@ -37,8 +37,10 @@ function isProjection(cuts: Cuts, node: NodeProto): boolean {
   return weight !== undefined && cuts.origin(node.input?.[weight] ?? '').kind === 'free';
 }
 
-/** A hidden state before it was quantised for its product. */
-function unquantised(cuts: Cuts, value: string): string {
-  const node = cuts.source.producerOf(value, 'DynamicQuantizeLinear', 'QuantizeLinear', 'DequantizeLinear', 'Cast');
-  return node ? unquantised(cuts, node.input![0]!) : value;
+/** A hidden state before it was flattened, cast or quantised for its product. */
+function asItWas(cuts: Cuts, value: string): string {
+  const changes = ['DynamicQuantizeLinear', 'QuantizeLinear', 'DequantizeLinear', 'Cast', 'Reshape', 'Identity'];
+  let at = value;
+  for (let node = cuts.source.producerOf(at, ...changes); node; node = cuts.source.producerOf(at, ...changes)) at = node.input![0]!;
+  return at;
 }

@@ -7,6 +7,9 @@ import { wholeTables } from './tables.js';
 /** Operators whose output has another element type than their first input; the index of the input that has it. */
 const TYPE_FROM: Readonly<Record<string, number>> = { Where: 1, DequantizeLinear: 1, MatMulIntegerToFloat: 2, DynamicQuantizeMatMul: 2 };
 
+/** Operators that leave integers what they are. */
+const RESHAPING = ['Cast', 'Identity', 'Reshape', 'Squeeze', 'Unsqueeze'];
+
 /** A graph that others wrote, looked at: who makes a value, who takes it, what is constant. */
 export class SourceGraph {
   readonly initializers = new Map<string, TensorProto>();
@@ -83,9 +86,11 @@ export class SourceGraph {
     return undefined;
   }
 
-  /** The integers of a small constant: axes, shapes, bounds. */
+  /** The integers of a small constant, such as axes, shapes and bounds; exporters may pass it through a few nodes. */
   integers(value: string | undefined): number[] | undefined {
-    const tensor = value === undefined ? undefined : this.initializers.get(value);
+    let at = value ?? '';
+    for (let node = this.producerOf(at, ...RESHAPING); node; node = this.producerOf(at, ...RESHAPING)) at = node.input?.[0] ?? '';
+    const tensor = this.initializers.get(at);
     if (!tensor || !['i64', 'i32'].includes(elementOf(tensor.data_type) ?? '')) return undefined;
     if (tensor.int64_data?.length) return tensor.int64_data.map(toNumber);
     if (tensor.int32_data?.length) return tensor.int32_data;
