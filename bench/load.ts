@@ -1,5 +1,4 @@
 // Clients of a server that ask at random times: the load of the server's benchmark and of its test.
-import { once } from 'node:events';
 
 export interface LoadOptions {
   url: string;
@@ -87,11 +86,14 @@ async function* events(body: ReadableStream<Uint8Array>): AsyncGenerator<Event, 
 }
 
 /** The address in what a server says at its start. */
-export async function addressOf(stderr: NodeJS.ReadableStream): Promise<string> {
+export function addressOf(stderr: NodeJS.ReadableStream): Promise<string> {
   let text = '';
-  for (;;) {
-    const address = /served at (\S+);/.exec(text)?.[1];
-    if (address) return address;
-    text += String((await once(stderr, 'data'))[0]);
-  }
+  return new Promise((resolve, reject) => {
+    stderr.on('data', (part) => {
+      text += String(part);
+      const address = /served at (\S+);/.exec(text)?.[1];
+      if (address) resolve(address);
+    });
+    stderr.once('end', () => reject(new Error(`the server has ended: ${text}`)));
+  });
 }

@@ -33,7 +33,7 @@ export function registerServe(program: Command): void {
     .summary('serve a model in the way of OpenAI\'s API')
     .description(
       'Serves a model to many clients at once, in the way of OpenAI\'s API: /v1/chat/completions, /v1/completions, /v1/models, /metrics; '
-      + '/openapi.json describes all. SIGTERM and Ctrl-C let answers end that are being written; a second one breaks them off.',
+      + '/openapi.json describes all, and / is a page that shows what the model keeps. SIGTERM and Ctrl-C let answers end that are being written; a second one breaks them off.',
     );
   addModelOptions(command)
     .option('--host <address>', 'where to listen; 0.0.0.0 lets other machines in', '127.0.0.1')
@@ -74,7 +74,10 @@ async function serve(flags: Flags): Promise<void> {
       throw new SpkvError('INVALID_ARGUMENT', `Cannot listen at ${flags.host}:${flags.port} (${error.code ?? error.message}); choose another --host or --port`, { cause: error });
     });
     loading[Symbol.dispose]();
-    if (!flags.quiet) process.stderr.write(`spkv: ${server.name} is served at ${address}; Ctrl-C ends it\n`);
+    if (!flags.quiet) {
+      process.stderr.write(`spkv: ${server.name} is served at ${address}; a browser shows a page there, Ctrl-C ends it\n`);
+      if (server.exposed) process.stderr.write('spkv: whoever reaches this machine may use it; --api-key asks for a key\n');
+    }
     await untilClosed(server);
   } finally {
     model.dispose();

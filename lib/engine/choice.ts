@@ -1,9 +1,9 @@
 import type { Progress } from '../constrain/constraint.js';
 import type { Sequence } from '../ops.js';
+import type { CacheReport } from '../report.js';
 import type { ResolvedSampling } from '../sampling-options.js';
 import { Answer } from '../text/answer.js';
 import type { Tokenizer } from '../text/tokenizer.js';
-import type { CacheReport } from '../report.js';
 import type { TextEvent, TextToken } from './events.js';
 import type { KeptToken } from './kept.js';
 import type { TokenLogprobs } from './logprobs.js';

@@ -35,9 +35,10 @@ export interface EngineOptions {
 /** {@link EngineOptions} with every default filled in. */
 export type ResolvedEngineOptions = Required<Omit<EngineOptions, 'onStep' | 'onRequest'>> & Pick<EngineOptions, 'onStep' | 'onRequest'>;
 
+export const ENGINE_OPTION_NAMES = ['maxSequences', 'stepTokens', 'maxWaiting', 'reuse', 'reuseShare', 'readAhead', 'onStep', 'onRequest'] as const satisfies readonly (keyof EngineOptions)[];
+
 export function resolveEngineOptions(model: Model, opts?: EngineOptions): ResolvedEngineOptions {
-  const names = ['maxSequences', 'stepTokens', 'maxWaiting', 'reuse', 'reuseShare', 'readAhead', 'onStep', 'onRequest'] as const;
-  const given = options(opts, 'engine options', names);
+  const given = options(opts, 'engine options', ENGINE_OPTION_NAMES);
   const maxSequences = integer(given.maxSequences ?? 32, 'maxSequences', 1, 4096);
   const least = model.chunk + maxSequences;
   const [onStep, onRequest] = [callback(given.onStep, 'onStep'), callback(given.onRequest, 'onRequest')];

@@ -124,8 +124,8 @@ export class Runner {
 
   /** Asks what is kept of the tokens of the last step, where somebody wants to know. */
   async #readKept({ rows, pieces, kept }: Batch): Promise<void> {
+    if (rows.every((choice) => !choice.kept) && pieces.every(({ choice }) => !choice.kept)) return;
     const parts = [...rows.map((choice) => ({ choice, count: 1 })), ...pieces.map(({ choice, ids }) => ({ choice, count: ids.length }))];
-    if (parts.every(({ choice }) => !choice.kept)) return;
     const tokens = parts.reduce((sum, { count }) => sum + count, 0);
     const utilities = (await this.#memory.take(tokens).utilities?.read()) as Float32Array | undefined;
     let start = 0;

@@ -58,6 +58,7 @@ export function apiError(error: unknown, param: string | null = null): ApiError 
 function httpError(error: unknown): ApiError | undefined {
   const { statusCode, code, message } = (error ?? {}) as { statusCode?: unknown; code?: unknown; message?: unknown };
   if (typeof statusCode !== 'number' || statusCode < 400 || statusCode > 499 || typeof message !== 'string') return undefined;
+  if (statusCode === 415) return new ApiError(415, 'Expected the header "Content-Type: application/json"', { code: 'invalid_media_type', cause: error });
   const name = typeof code === 'string' ? code.replace(/^FST_(ERR_)?(CTP_)?/, '').toLowerCase() : null;
   return new ApiError(statusCode, message, { code: name, cause: error });
 }

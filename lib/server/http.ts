@@ -6,6 +6,7 @@ import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, 
 import type { Usage } from './answer.js';
 import { ApiError, apiError } from './api-error.js';
 import { Keys } from './keys.js';
+import type { LogStream } from './log-stream.js';
 import type { Metrics } from './metrics.js';
 import type { ResolvedServerOptions } from './options.js';
 import { misfit } from './schema.js';
@@ -35,7 +36,7 @@ export interface HttpState {
   retryAfter(): number;
 }
 
-export function createApp(options: ResolvedServerOptions, metrics: Metrics, state: HttpState): FastifyInstance {
+export function createApp(options: ResolvedServerOptions, metrics: Metrics, log: LogStream, state: HttpState): FastifyInstance {
   const { apiKeys, maxBodyBytes, receiveTimeout, answerTimeout, logLevel } = options;
   const keys = new Keys(apiKeys);
   const fail = (error: unknown, request: FastifyRequest, reply: FastifyReply) => {
@@ -45,7 +46,7 @@ export function createApp(options: ResolvedServerOptions, metrics: Metrics, stat
     return reply.code(answer.status).send(answer.body);
   };
   const app = Fastify({
-    logger: logLevel === 'silent' ? false : { level: logLevel },
+    logger: logLevel === 'silent' ? false : { level: logLevel, stream: log },
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request' }),
     genReqId: requestId,
     bodyLimit: maxBodyBytes,

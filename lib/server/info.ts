@@ -60,24 +60,28 @@ interface DetokenizeFields {
   tokens: number[];
 }
 
+/** The body of POST /tokenize. */
+export const TOKENIZE_BODY = body(
+  {
+    model: optional(MODEL),
+    text: { type: 'string' },
+    add_special_tokens: optional({ type: 'boolean', description: 'Those that a prompt begins with. Defaults to true.' }),
+  },
+  ['text'],
+);
+
+/** The body of POST /detokenize. */
+export const DETOKENIZE_BODY = body({ model: optional(MODEL), tokens: { type: 'array', items: { type: 'integer', minimum: 0 } } }, ['tokens']);
+
 /** POST /tokenize and POST /detokenize */
 export function tokenRoutes(app: FastifyInstance, service: Service): void {
-  const tokenizeBody = body(
-    {
-      model: optional(MODEL),
-      text: { type: 'string' },
-      add_special_tokens: optional({ type: 'boolean', description: 'Those that a prompt begins with. Defaults to true.' }),
-    },
-    ['text'],
-  );
-  app.post<{ Body: TokenizeFields }>('/tokenize', { schema: { summary: 'Turns text into token ids', body: tokenizeBody, response: TOKENIZE_ANSWERS, tags: ['tokens'] } }, async ({ body: fields }) => {
+  app.post<{ Body: TokenizeFields }>('/tokenize', { schema: { summary: 'Turns text into token ids', body: TOKENIZE_BODY, response: TOKENIZE_ANSWERS, tags: ['tokens'] } }, async ({ body: fields }) => {
     if (typeof fields.model === 'string') checkModel(service, fields.model);
     const tokens = await service.encoder.text(fields.text, fields.add_special_tokens ?? true);
     return { tokens, count: tokens.length, max_model_len: service.limits.contextLength };
   });
 
-  const detokenizeBody = body({ model: optional(MODEL), tokens: { type: 'array', items: { type: 'integer', minimum: 0 } } }, ['tokens']);
-  app.post<{ Body: DetokenizeFields }>('/detokenize', { schema: { summary: 'Turns token ids into text', body: detokenizeBody, response: DETOKENIZE_ANSWERS, tags: ['tokens'] } }, async ({ body: fields }) => {
+  app.post<{ Body: DetokenizeFields }>('/detokenize', { schema: { summary: 'Turns token ids into text', body: DETOKENIZE_BODY, response: DETOKENIZE_ANSWERS, tags: ['tokens'] } }, async ({ body: fields }) => {
     if (typeof fields.model === 'string') checkModel(service, fields.model);
     return { text: service.model.decode(fields.tokens) };
   });

@@ -1,6 +1,6 @@
 import { basename, resolve } from 'node:path';
 import { integer, invalid, oneOf, options, string } from '../check.js';
-import type { EngineOptions } from '../engine/options.js';
+import { ENGINE_OPTION_NAMES, type EngineOptions } from '../engine/options.js';
 import type { TextModel } from '../text-model.js';
 
 /** Levels of logging, from all to nothing. */
@@ -35,6 +35,8 @@ export type ResolvedServerOptions = Required<ServerOptions>;
 const NAMES = [
   'name', 'apiKeys', 'maxPromptTokens', 'maxTokens', 'maxBodyBytes', 'receiveTimeout', 'answerTimeout', 'drainTimeout', 'engine', 'logLevel',
 ] as const;
+/** The hooks are the server's own. */
+const ENGINE_NAMES = ENGINE_OPTION_NAMES.filter((name) => name !== 'onStep' && name !== 'onRequest');
 const DAY = 86_400_000;
 
 /** Errors: INVALID_ARGUMENT. */
@@ -56,7 +58,7 @@ export function resolveServerOptions(model: TextModel, opts?: ServerOptions): Re
     receiveTimeout: integer(given.receiveTimeout ?? 30_000, 'receiveTimeout', 1, DAY),
     answerTimeout: integer(given.answerTimeout ?? 600_000, 'answerTimeout', 0, DAY),
     drainTimeout: integer(given.drainTimeout ?? 30_000, 'drainTimeout', 0, DAY),
-    engine: given.engine ?? {},
+    engine: options(given.engine, 'engine options of the server', ENGINE_NAMES),
     logLevel: oneOf(given.logLevel ?? 'silent', 'logLevel', LOG_LEVELS),
   };
 }

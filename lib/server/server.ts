@@ -13,6 +13,7 @@ import { Encoder } from './encoder.js';
 import { createApp } from './http.js';
 import { infoRoutes, tokenRoutes } from './info.js';
 import { Limits } from './limits.js';
+import { LogStream } from './log-stream.js';
 import { Metrics } from './metrics.js';
 import { type ResolvedServerOptions, resolveServerOptions, type ServerOptions } from './options.js';
 import { pageRoutes } from './page.js';
@@ -44,6 +45,7 @@ export class Server implements AsyncDisposable {
   readonly app: FastifyInstance;
   readonly #options: ResolvedServerOptions;
   readonly #metrics = new Metrics();
+  readonly #log = new LogStream();
   readonly #encoder: Encoder;
   readonly #model: TextModel;
   /** Requests that have come in whole and have not been answered. */
@@ -61,11 +63,16 @@ export class Server implements AsyncDisposable {
     this.#encoder = new Encoder(model);
     this.engine = new Engine(model, { ...options.engine, onStep: this.#metrics.onStep, onRequest: this.#metrics.onRequest });
     this.#metrics.watch(this.engine);
-    this.app = createApp(options, this.#metrics, {
+    this.app = createApp(options, this.#metrics, this.#log, {
       closing: () => this.#closing,
       local: () => this.#local,
       retryAfter: () => this.#metrics.retryAfter(this.engine.stats()),
     });
+  }
+
+  /** Whether other machines reach it, and it asks for no key. */
+  get exposed(): boolean {
+    return this.app.server.listening && !this.#local && this.#options.apiKeys.length === 0;
   }
 
   /** What requests call the model. */
@@ -140,6 +147,7 @@ export class Server implements AsyncDisposable {
       clearTimeout(timer);
       clearTimeout(this.#grace);
       this.#metrics.close();
+      this.#log.close();
       await this.#encoder[Symbol.asyncDispose]();
     }
   }

@@ -42,6 +42,7 @@ export async function run(options: TrainOptions, ranks: Ranks | undefined, group
   await using data = await openData(file, settings, origin, surroundings, writes);
   if (writes) await group.exchange('tokens', null);
   await agree(group, 'data', data.facts);
+  const batches = data.batches(settings, { rank: group.rank, worldSize: group.size });
   let training: TrainingStep | undefined;
   let reduction: Reduction | undefined;
   using parameters = await guardMemory(() => startParameters(origin, device, settings), need, settings);
@@ -55,7 +56,7 @@ export async function run(options: TrainOptions, ranks: Ranks | undefined, group
     }
     const peakFlops = surroundings.peakFlops ?? (writes ? await measurePeak(device) : 1);
     const log = new RunLog(join(out, 'log.jsonl'));
-    const session = new Session({ training, data, settings, origin, surroundings, checkpoints, log, peakFlops, group });
+    const session = new Session({ training, data, batches, settings, origin, surroundings, checkpoints, log, peakFlops, group });
     return await guardMemory(() => session.run(), need, settings);
   } catch (error) {
     group.fail(error as Error); // before anything waits for the device, which may wait for other ranks
@@ -118,7 +119,9 @@ async function guardMemory<T>(run: () => Promise<T>, need: ReturnType<typeof mem
   try {
     return await run();
   } catch (error) {
-    if (!(error instanceof SpkvError) || error.code !== 'OUT_OF_MEMORY') throw error;
-    throw outOfMemory(need, settings, error.message, error);
+    // JavaScript has its own error for typed arrays that are too large.
+    const own = error instanceof SpkvError && error.code === 'OUT_OF_MEMORY';
+    if (!own && !(error instanceof RangeError && /allocation failed/.test(error.message))) throw error;
+    throw outOfMemory(need, settings, own ? error.message : `JavaScript found none for an array (${(error as Error).message})`, error);
   }
 }

@@ -135,6 +135,19 @@ test('a server that closes writes what it has begun, and takes no more', async (
   await expect(running.get('/health')).rejects.toThrow('fetch failed');
 });
 
+test('a server that closes does not wait for ever for a reader that has stalled', async () => {
+  const name = 'long'.repeat(2000);
+  const running = await startServer(model, { name, drainTimeout: 50, engine: { readAhead: 16, reuse: 'none' } });
+  const stalled = await new Promise<IncomingMessage>((resolve) => {
+    request(`${running.url}/v1/completions`, { method: 'POST', agent: false, headers: { 'content-type': 'application/json' } }, resolve).end(JSON.stringify({ ...ASK, model: name, max_tokens: 1000, stream: true }));
+  });
+  stalled.on('error', () => {}); // its connection is closed
+  await until(() => running.server.engine.stats().texts.paused === 1);
+  await running.server.close();
+  expect(running.server.engine.stats().requests).toMatchObject({ finished: 0, failed: 1 });
+  stalled.destroy();
+});
+
 test('a server that has waited long enough breaks off', async () => {
   const running = await startServer(model, { drainTimeout: 20 });
   const streaming = running.post('/v1/completions', { ...ASK, max_tokens: 4000, stream: true });

@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import type { TextModel } from '../../lib/index.js';
 import { CHAT_BODY } from '../../lib/server/chat-fields.js';
 import { COMPLETION_BODY } from '../../lib/server/completion-fields.js';
+import { DETOKENIZE_BODY, TOKENIZE_BODY } from '../../lib/server/info.js';
 import { testDevice } from '../support/device.js';
 import { expectFree } from '../support/engine.js';
 import { temporaryDirectory } from '../support/files.js';
@@ -91,7 +92,10 @@ function bodyOf(schema: any): fc.Arbitrary<object> {
     fc.subarray(Object.keys(record), { maxLength: Math.min(6, Object.keys(record).length) }).map((names) => Object.fromEntries(names.map((name) => [name, record[name]]))));
 }
 
-test.each([['/v1/chat/completions', CHAT, CHAT_BODY], ['/v1/completions', COMPLETION, COMPLETION_BODY]] as const)('%s answers whatever comes', async (path, base, schema) => {
+test.each([
+  ['/v1/chat/completions', CHAT, CHAT_BODY], ['/v1/completions', COMPLETION, COMPLETION_BODY],
+  ['/tokenize', { text: 'the' }, TOKENIZE_BODY], ['/detokenize', { tokens: [1, 2] }, DETOKENIZE_BODY],
+] as const)('%s answers whatever comes', async (path, base, schema) => {
   let answered = 0;
   await fc.assert(
     fc.asyncProperty(bodyOf(schema), fc.boolean(), async (fields, whole) => {

@@ -78,6 +78,7 @@ test('bodies that are too large, no JSON, or of another kind', async () => {
   expect((await running.post('/v1/completions', '{"model":')).status).toBe(400);
   expect((await running.post('/v1/completions', '')).status).toBe(400);
   expect(await running.post('/v1/completions', '[]')).toMatchObject({ status: 400, body: { error: { message: 'Expected an object for the body but received an array of 0' } } });
+  expect((await running.post('/v1/completions', '{}', { 'content-type': 'text/csv' })).body.error.message).toContain('Content-Type: application/json');
   expect(await running.get('/v1/completions')).toMatchObject({ status: 404, body: { error: { code: 'unknown_url' } } });
 });
 
@@ -140,7 +141,7 @@ test('options of the server, one by one', async () => {
   const wrong: [object, RegExp][] = [
     [{ port: 1 }, /"port"/], [{ name: '' }, /name/], [{ apiKeys: ['a b'] }, /apiKeys/], [{ apiKeys: 'abc' }, /apiKeys/], [{ maxPromptTokens: 0 }, /maxPromptTokens/],
     [{ maxTokens: 1.5 }, /maxTokens/], [{ maxBodyBytes: -1 }, /maxBodyBytes/], [{ receiveTimeout: 0 }, /receiveTimeout/], [{ answerTimeout: -1 }, /answerTimeout/],
-    [{ drainTimeout: NaN }, /drainTimeout/], [{ engine: { maxSequences: 0 } }, /maxSequences/], [{ logLevel: 'loud' }, /logLevel/],
+    [{ drainTimeout: NaN }, /drainTimeout/], [{ engine: { maxSequences: 0 } }, /maxSequences/], [{ engine: { onStep() {} } }, /"onStep"/], [{ logLevel: 'loud' }, /logLevel/],
   ];
   for (const [options, message] of wrong) await expectError(() => createServer(model, options as never), 'INVALID_ARGUMENT', message);
 });

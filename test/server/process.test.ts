@@ -1,7 +1,11 @@
 // `spkv serve` as users start it, in a process of its own.
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { addressOf } from '../../bench/load.js';
 import { loadModel } from '../../lib/index.js';
 import { testDevice } from '../support/device.js';
@@ -16,11 +20,11 @@ afterAll(() => {
   for (const child of children) child.kill('SIGKILL');
 });
 
-function start(args: readonly string[], env: Record<string, string> = {}): ChildProcess & { stdout: NodeJS.ReadableStream; stderr: NodeJS.ReadableStream } {
+function start(args: readonly string[], env: Record<string, string> = {}): ChildProcess & { stdout: Readable; stderr: Readable } {
   const { NODE_OPTIONS: _, ...inherited } = process.env;
   const child = spawn(process.execPath, ['bin/spkv.js', 'serve', '--port', '0', ...args], { cwd: ROOT, env: { ...inherited, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
   children.push(child);
-  return child as ChildProcess & { stdout: NodeJS.ReadableStream; stderr: NodeJS.ReadableStream };
+  return child as ChildProcess & { stdout: Readable; stderr: Readable };
 }
 
 const post = (url: string, body: object, headers: object = {}) =>
@@ -47,6 +51,17 @@ test('SIGTERM under load: what was promised is written, and the process ends wel
   expect(lines.filter(({ status, usage }) => status === 200 && (usage as { completion_tokens: number }).completion_tokens === 500)).toHaveLength(6);
   expect(log).not.toMatch(/walk|two/); // neither prompts nor keys
 });
+
+/** Where a server listens, by its log. */
+async function portOf(stdout: Readable): Promise<number> {
+  let log = '';
+  for await (const text of stdout.iterator({ destroyOnReturn: false })) {
+    log += String(text);
+    const port = /http:\/\/127\.0\.0\.1:(\d+)/.exec(log)?.[1];
+    if (port) return Number(port);
+  }
+  throw new Error(`the server has ended: ${log}`);
+}
 
 test('constraints are made beside: answers do not wait for one that is expensive', async () => {
   const server = start(['--log-level', 'silent']);
@@ -78,8 +93,7 @@ test('constraints are made beside: answers do not wait for one that is expensive
 
 test('a second signal breaks off', async () => {
   const server = start(['--quiet', '--log-level', 'info', '--name', 'small']);
-  let url: string | undefined;
-  for await (const text of server.stdout) if ((url = /http:\/\/127\.0\.0\.1:\d+/.exec(String(text))?.[0])) break;
+  const url = `http://127.0.0.1:${await portOf(server.stdout)}`;
   const response = await post(`${url}/v1/completions`, { ...ASK, model: 'small', max_tokens: 4000 });
   server.kill('SIGINT');
   server.kill('SIGTERM');
@@ -95,10 +109,7 @@ test('a long text is turned into tokens beside the others', async () => {
   const url = await addressOf(server.stderr);
   const text = 'the hello é €\n'.repeat(10_000);
   let done = false;
-  const tokenized = post(`${url}/tokenize`, { text }).then(async (response) => {
-    done = true;
-    return (await response.json()) as { count: number };
-  });
+  const tokenized = post(`${url}/tokenize`, { text }).then((response) => response.json() as Promise<{ count: number }>).finally(() => (done = true));
   const waits: number[] = [];
   while (!done) {
     const began = performance.now();
@@ -111,6 +122,68 @@ test('a long text is turned into tokens beside the others', async () => {
   server.kill('SIGTERM');
   expect(await once(server, 'exit')).toEqual([0, null]);
 });
+
+/** So many hundred requests, each with an id of 64 characters. A pipe has room for the lines of less than a thousand. */
+async function ask(url: string, hundreds: number): Promise<void> {
+  const get = () => fetch(`${url}/health`, { headers: { 'x-request-id': 'i'.repeat(64) } }).then((response) => response.status);
+  for (let i = 0; i < hundreds; i++) expect(new Set(await Promise.all(Array.from({ length: 100 }, get)))).toEqual(new Set([200]));
+}
+
+test('a log that nobody reads holds up nobody', async () => {
+  const server = start([]);
+  const url = await addressOf(server.stderr);
+  await ask(url, 15);
+  server.kill('SIGTERM');
+  // Nor does it hold up the end: the last lines are given up after a while.
+  expect(await once(server, 'exit')).toEqual([0, null]);
+});
+
+test('a log that is read late says what it has left out', async () => {
+  const server = start([]);
+  const url = await addressOf(server.stderr);
+  await ask(url, 40);
+  let log = '';
+  server.stdout.setEncoding('utf8').on('data', (text: string) => (log += text));
+  server.kill('SIGTERM');
+  await once(server, 'close');
+  const lines = log.trim().split('\n').map((line) => JSON.parse(line) as { msg: string });
+  const left = lines.reduce((sum, { msg }) => sum + Number(/^(\d+) lines were left out/.exec(msg)?.[1] ?? 0), 0);
+  expect(left).toBeGreaterThan(0);
+  expect(lines.filter(({ msg }) => msg === 'answered').length + left).toBe(4_000);
+});
+
+test('after kill -9, clients know that their answers are not whole, and a new process takes its place at once', async () => {
+  const first = start(['--quiet']);
+  const port = await portOf(first.stdout);
+  const url = `http://127.0.0.1:${port}`;
+  const broken = await post(`${url}/v1/completions`, { ...ASK, max_tokens: 4000 });
+  const whole = post(`${url}/v1/completions`, { ...ASK, max_tokens: 4000, stream: false });
+  whole.catch(() => {});
+  first.kill('SIGKILL');
+  await once(first, 'exit');
+  await expect(broken.text()).rejects.toThrow('terminated');
+  await expect(whole).rejects.toThrow('fetch failed');
+  const second = start(['--quiet', '--port', String(port)]);
+  expect(await portOf(second.stdout)).toBe(port);
+  const answer = await post(`${url}/v1/completions`, { ...ASK, max_tokens: 5 });
+  expect(sseEvents(await answer.text()).at(-1).choices[0].finish_reason).toBe('length');
+  second.kill('SIGTERM');
+  expect(await once(second, 'exit')).toEqual([0, null]);
+});
+
+// Where there is a curl.
+if (spawnSync('curl', ['--version']).status === 0) {
+  test('curl, as the README has it', async () => {
+    const server = start(['--model', MODEL_DIR]);
+    const url = await addressOf(server.stderr);
+    const readme = readFileSync(join(ROOT, 'README.md'), 'utf8');
+    const [, command] = /^(curl localhost:8000\/v1\/completions [\s\S]*?')\n```/m.exec(readme)!;
+    const { stdout } = await promisify(execFile)('sh', ['-c', command!.replace('curl localhost:8000', `curl --silent --fail ${url}`)]);
+    expect(JSON.parse(stdout)).toMatchObject({ object: 'text_completion', usage: { completion_tokens: 60 } });
+    server.kill('SIGTERM');
+    expect(await once(server, 'exit')).toEqual([0, null]);
+  });
+}
 
 test('without its packages it says what to install', async () => {
   const hooks = `export async function resolve(name, context, next) {
