@@ -39,7 +39,7 @@ export async function run(options: TrainOptions, ranks: Ranks | undefined, group
   // Weights, and in f32 the weights again with two moments; the parts of a checkpoint that are not tensors are small.
   if (writes) await checkOutput(out, need.weights, settings.keep, onWarning);
   if (!writes) await group.exchange('tokens', null);
-  await using data = await openData(file, settings, origin, surroundings, writes);
+  await using data = await openData(file, settings, origin, { ...surroundings, signal: endingWith(group, surroundings.signal) }, writes);
   if (writes) await group.exchange('tokens', null);
   await agree(group, 'data', data.facts);
   const batches = data.batches(settings, { rank: group.rank, worldSize: group.size });
@@ -65,6 +65,13 @@ export async function run(options: TrainOptions, ranks: Ranks | undefined, group
     await reduction?.dispose();
     training?.dispose();
   }
+}
+
+/** A signal that is aborted when the group fails, too: tokenising may take hours. */
+function endingWith(group: Group, signal: AbortSignal | undefined): AbortSignal {
+  const failed = new AbortController();
+  group.onFailure(() => failed.abort(group.failure));
+  return signal ? AbortSignal.any([signal, failed.signal]) : failed.signal;
 }
 
 /** Each rank of a host takes a GPU of its own; where it is shown only one, that one. */
