@@ -57,14 +57,16 @@ export class Compiler {
   #worker: Worker | undefined;
   #vocabulary: Vocabulary | undefined;
   #jobs = 0;
+  #disposed = false;
 
   constructor(model: CompilerModel) {
     this.#model = model;
     this.#ends = new Set(model.eosTokenIds);
   }
 
-  /** Errors: INVALID_ARGUMENT, UNSUPPORTED; OVERLOADED when too many others wait. */
+  /** Errors: INVALID_ARGUMENT, UNSUPPORTED; OVERLOADED when too many others wait; DISPOSED. */
   async compile(given: ConstraintSource): Promise<Constraint> {
+    if (this.#disposed) throw disposed();
     const key = textOf(checkSource(given));
     const known = this.#kept.get(key);
     const constraint = known ?? this.#make(key);
@@ -75,8 +77,9 @@ export class Compiler {
     return constraint;
   }
 
-  /** Ends the thread. */
+  /** Ends the thread. Who waits for a constraint is told DISPOSED. */
   async dispose(): Promise<void> {
+    this.#disposed = true;
     await this.#worker?.terminate();
   }
 
@@ -110,13 +113,18 @@ export class Compiler {
     });
     const lost = (reason: string) => {
       if (this.#worker === worker) this.#worker = undefined;
-      for (const { reject } of this.#waiting.values()) reject(new SpkvError('INTERNAL', `The thread that makes constraints has ended: ${reason}`));
+      const error = this.#disposed ? disposed() : new SpkvError('INTERNAL', `The thread that makes constraints has ended: ${reason}`);
+      for (const { reject } of this.#waiting.values()) reject(error);
       this.#waiting.clear();
     };
     worker.on('error', (error) => lost(error.message));
     worker.on('exit', (code) => lost(`exit code ${code}`));
     return worker;
   }
+}
+
+function disposed(): SpkvError {
+  return new SpkvError('DISPOSED', 'The model has been disposed');
 }
 
 /** A source as JSON, which is all that counts of it. */

@@ -152,7 +152,7 @@ export function dfaOf(nfa: Nfa, budget: Budget): Dfa {
     const key = subset.join();
     const found = known.get(key);
     if (found !== undefined) return found;
-    budget.take(1);
+    budget.take(1 + (subset.length >> 5)); // large subsets take memory, too
     known.set(key, subsets.length);
     return subsets.push(subset) - 1;
   };

@@ -131,6 +131,10 @@ describe('constraints', () => {
     await expectError(() => ids.constrain({ regex: 'a' }), 'UNSUPPORTED', 'tokenizer.json');
     await expectError(() => ids.generate([1], { constraint }), 'INVALID_ARGUMENT', 'another model');
     ids.dispose();
+    const other = await chatModel(root, { device });
+    await other.constrain({ regex: 'a' });
+    other.dispose();
+    await expectError(() => other.constrain({ regex: 'a' }), 'DISPOSED');
     await expectError(() => model.generate('a', { constraint: { regex: 'a' } as never }), 'INVALID_ARGUMENT', 'model.constrain()');
     await expectError(() => model.generate('a', { constraint, ignoreEos: true }), 'INVALID_ARGUMENT', 'ignoreEos');
     await expectError(() => constraint.begin().accept(98), 'INVALID_ARGUMENT', 'a token that fits');
