@@ -16,7 +16,8 @@ export function mismatch(path: string, place: string, expected: string, found: s
 
 /** A 'FILE' error for what the operating system refused. */
 export function failure(path: string, done: string, error: unknown): SpkvError {
-  return fileError(path, `could not be ${done} (${(error as NodeJS.ErrnoException).code ?? String(error)})`, error);
+  const code = (error as NodeJS.ErrnoException).code ?? String(error);
+  return fileError(path, `could not be ${done} (${code}${code === 'ENOSPC' || code === 'EDQUOT' ? ': the disk is full' : ''})`, error);
 }
 
 /** Whether `error` says that a file does not exist. */

@@ -69,7 +69,7 @@ export interface Native {
   mapTensor(device: DeviceHandle, path: string, byteOffset: number, dtype: number, shape: readonly number[]): TensorHandle;
   viewTensor(tensor: TensorHandle, shape: readonly number[], strides: readonly number[], offset: number): TensorHandle;
   writeTensor(tensor: TensorHandle, data: TypedArray): void;
-  readTensor(tensor: TensorHandle): Promise<TypedArray>;
+  readTensor(tensor: TensorHandle, into: TypedArray): Promise<TypedArray>;
   disposeTensor(tensor: TensorHandle): void;
   createPacked(device: DeviceHandle, dtype: number, n: number, k: number): TensorHandle;
 
@@ -104,9 +104,9 @@ export interface Native {
   rmsNorm(out: TensorHandle, x: TensorHandle, weight: TensorHandle, epsilon: number): void;
   rmsNormBackward(
     dx: TensorHandle, dWeight: TensorHandle, dy: TensorHandle, x: TensorHandle, weight: TensorHandle, epsilon: number,
-    accumulate: boolean,
+    accumulate: boolean, copy: Optional,
   ): void;
-  matmul(out: TensorHandle, x: TensorHandle, weight: TensorHandle, bias: Optional, accumulate: boolean): void;
+  matmul(out: TensorHandle, x: TensorHandle, weight: TensorHandle, bias: Optional, base: Optional): void;
   matmulInputGradient(dx: TensorHandle, dy: TensorHandle, weight: TensorHandle, accumulate: boolean): void;
   matmulWeightGradient(dWeight: TensorHandle, dy: TensorHandle, x: TensorHandle): void;
   columnSums(out: TensorHandle, x: TensorHandle): void;
@@ -114,7 +114,9 @@ export interface Native {
   rotaryAngles(out: TensorHandle, positions: TensorHandle, inverseFrequencies: TensorHandle): void;
   rope(out: TensorHandle, x: TensorHandle, angles: TensorHandle, inverse: boolean): void;
   siluMul(out: TensorHandle, gate: TensorHandle, up: TensorHandle): void;
-  siluMulBackward(dGate: TensorHandle, dUp: TensorHandle, dy: TensorHandle, gate: TensorHandle, up: TensorHandle): void;
+  siluMulBackward(
+    dGate: TensorHandle, dUp: TensorHandle, dy: TensorHandle, gate: TensorHandle, up: TensorHandle, activated: Optional,
+  ): void;
   add(out: TensorHandle, a: TensorHandle, b: TensorHandle): void;
   copy(out: TensorHandle, x: TensorHandle): void;
   fill(out: TensorHandle, value: number): void;

@@ -31,17 +31,20 @@ export const embeddingBackward = (dTable: Tensor, ids: Tensor, dy: Tensor): void
 export const rmsNorm = (out: Tensor, x: Tensor, weight: Tensor, epsilon: number): void =>
   native().rmsNorm(h(out), h(x), h(weight), epsilon);
 
-/** The backward of {@link rmsNorm}: dx = its gradient, or += with `accumulate`; dWeight += its. `dx` may be `dy`. */
+/**
+ * The backward of {@link rmsNorm}: dx = its gradient, or += with `accumulate`; dWeight += its. `dx` may be `dy`. `copy`,
+ * where it is given, becomes dx in bf16.
+ */
 export const rmsNormBackward = (
-  dx: Tensor, dWeight: Tensor, dy: Tensor, x: Tensor, weight: Tensor, epsilon: number, accumulate = false,
-): void => native().rmsNormBackward(h(dx), h(dWeight), h(dy), h(x), h(weight), epsilon, accumulate);
+  dx: Tensor, dWeight: Tensor, dy: Tensor, x: Tensor, weight: Tensor, epsilon: number, accumulate = false, copyOf?: Tensor | null,
+): void => native().rmsNormBackward(h(dx), h(dWeight), h(dy), h(x), h(weight), epsilon, accumulate, optional(copyOf));
 
 /**
- * out [T, N] = x [T, K] · weight [N, K]ᵀ + bias [N], added to what `out` holds with `accumulate`. Weights f32 or
- * bf16, plain or packed; sums in f32.
+ * out [T, N] = base [T, N] + x [T, K] · weight [N, K]ᵀ + bias [N]. The base may be `out` itself, for which `true` stands.
+ * Weights f32 or bf16, plain or packed; sums in f32.
  */
-export const matmul = (out: Tensor, x: Tensor, weight: Tensor, bias?: Tensor | null, accumulate = false): void =>
-  native().matmul(h(out), h(x), h(weight), optional(bias), accumulate);
+export const matmul = (out: Tensor, x: Tensor, weight: Tensor, bias?: Tensor | null, base?: Tensor | boolean | null): void =>
+  native().matmul(h(out), h(x), h(weight), optional(bias), base === true ? h(out) : base === false ? null : optional(base));
 
 /** dx [T, K] = dy [T, N] · weight [N, K], or += with `accumulate`: from the gradient of a product to that of its input. */
 export const matmulInputGradient = (dx: Tensor, dy: Tensor, weight: Tensor, accumulate = false): void =>
@@ -81,9 +84,12 @@ export const rope = (out: Tensor, x: Tensor, angles: Tensor, inverse = false): v
 /** out [T, F] = silu(gate) · up. */
 export const siluMul = (out: Tensor, gate: Tensor, up: Tensor): void => native().siluMul(h(out), h(gate), h(up));
 
-/** The backward of {@link siluMul}: dGate and dUp [T, F], which may be any of the inputs, from dy. */
-export const siluMulBackward = (dGate: Tensor, dUp: Tensor, dy: Tensor, gate: Tensor, up: Tensor): void =>
-  native().siluMulBackward(h(dGate), h(dUp), h(dy), h(gate), h(up));
+/**
+ * The backward of {@link siluMul}: dGate and dUp [T, F], which may be any of the inputs, from dy. `activated`, where it is
+ * given, becomes what siluMul gives.
+ */
+export const siluMulBackward = (dGate: Tensor, dUp: Tensor, dy: Tensor, gate: Tensor, up: Tensor, activated?: Tensor | null): void =>
+  native().siluMulBackward(h(dGate), h(dUp), h(dy), h(gate), h(up), optional(activated));
 
 /** out [T, C] = a + b. */
 export const add = (out: Tensor, a: Tensor, b: Tensor): void => native().add(h(out), h(a), h(b));

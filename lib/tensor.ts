@@ -120,9 +120,12 @@ export class Tensor implements Disposable {
     native().writeTensor(this.#handle, data);
   }
 
-  /** The elements once everything enqueued before has run; bf16 comes as a Uint16Array of its bits. */
+  /**
+   * The elements once everything enqueued before has run; bf16 comes as a Uint16Array of its bits. Errors: OUT_OF_MEMORY
+   * where there is none left for them.
+   */
   async read(): Promise<TypedArray> {
-    return settle(native().readTensor(this.#handle));
+    return settle(native().readTensor(this.#handle, hostMemory(this.dtype, this.size)));
   }
 
   /** Like {@link read}, for f32 and bf16 tensors as numbers. */
@@ -158,6 +161,16 @@ export function floatsToBf16(values: Float32Array): Uint16Array {
     halves[i] = (bits & 0x7fffffff) > 0x7f800000 ? (bits >>> 16) | 0x40 : (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
   }
   return halves;
+}
+
+const ARRAYS = { f32: Float32Array, bf16: Uint16Array, i32: Int32Array, u8: Uint8Array } as const;
+
+function hostMemory(dtype: DType, size: number): TypedArray {
+  try {
+    return new ARRAYS[dtype](size);
+  } catch (error) {
+    throw new SpkvError('OUT_OF_MEMORY', `Could not allocate ${size * BYTES[dtype]} bytes to read a tensor`, { cause: error });
+  }
 }
 
 // By constructor name: typed arrays may come from another realm (a vm context, a test runner).

@@ -13,6 +13,8 @@ import { addTrainOptions, type TrainFlags, trainOptions, withFlagNames } from '.
 
 /** Steps whose speed decides what is left. */
 const RECENT = 20;
+/** How long tokenising may take without a word where stderr is no terminal. */
+const QUIET_MS = 5000;
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
 
 export function registerTrain(program: Command): void {
@@ -77,6 +79,8 @@ async function run(flags: TrainFlags, command: Command): Promise<void> {
 class Narrator {
   #steps = 0;
   #recent: number[] = [];
+  /** When tokenising has. */
+  #began: number | undefined;
 
   constructor(
     private readonly progress: Progress,
@@ -86,13 +90,13 @@ class Narrator {
   tell(event: TrainEvent): void {
     switch (event.kind) {
       case 'tokenise':
-        return this.progress.update('Tokenising', event.done, event.total);
+        return this.#tokenise(event.done, event.total);
       case 'start':
         this.#steps = event.steps;
         this.progress.stop();
         return this.status.say(
           `${amount(event.parameters)} parameters on ${event.ranks > 1 ? `${event.ranks} × ` : ''}${event.device}; ${count(event.trainingTokens)} tokens of data, ${count(event.validationTokens)} more for validation; ` +
-          `${event.step === 0 ? '' : `going on after step ${count(event.step)}, `}${count(event.steps)} steps`,
+          `${event.step === 0 ? '' : `going on after step ${count(event.step)}, `}${count(event.steps)} ${event.steps === 1 ? 'step' : 'steps'}`,
         );
       case 'step':
         return this.status.update(this.#line(event));
@@ -102,6 +106,14 @@ class Narrator {
         return this.status.say(`recall of notes: ${event.results.map(({ threshold, recall, density }) => `τ ${threshold}: ${percent(recall)} at ${percent(density)}`).join(', ')}`);
       default:
     }
+  }
+
+  /** A bar on a terminal; elsewhere a line now and then, when it takes long. */
+  #tokenise(done: number, total: number): void {
+    if (process.stderr.isTTY) return this.progress.update('Tokenising', done, total);
+    const now = performance.now();
+    this.#began ??= now;
+    if (now - this.#began > QUIET_MS) this.status.update(`Tokenising: ${percent(done / total)}`);
   }
 
   #line({ step, loss, density, tokensPerSecond, utilisation, seconds }: StepRecord): string {

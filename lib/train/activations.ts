@@ -40,6 +40,7 @@ export interface Passing {
   logits: Tensor; //      [at most chunk, V]
   dx: Tensor; //          [T, C] f32: of the residual stream
   dy: Tensor; //          [T, C]: the same in the type of the activations; `dx` itself where that is f32
+  dyCopy: Tensor | null; // dy where it is not dx: what makes dx rounds it to this
   dNormed: Tensor; //     [T, C]
   dActivated: Tensor; //  [T, F]
   dContext: Tensor; //    [T, H·D]
@@ -58,7 +59,7 @@ export interface Activations {
 }
 
 type LayerBuffers = { [name in 'x' | 'qkv' | 'roped' | 'gates' | 'context' | 'logSumExp' | 'middle' | 'gateUp']: Tensor };
-type PassingBuffers = { [name in keyof Passing]?: Tensor };
+type PassingBuffers = { [name in Exclude<keyof Passing, 'dyCopy'>]?: Tensor };
 
 /**
  * Memory for the activations of micro-batches of up to `tokens` tokens, taken once. With `recompute` the layers
@@ -151,7 +152,8 @@ export class TrainingMemory {
     const { logits, ...others } = this.#passing;
     const rows = cutRows(others as Required<PassingBuffers>, tokens);
     const { q: dq, k: dk, v: dv, hidden: dHidden } = this.#cutQkv(rows.dQkv);
-    return { ...rows, logits: logits!, dq, dk, dv, dHidden, dContextHeads: rows.dContext.split(this.#config.heads) };
+    const dyCopy = rows.dy.dtype === rows.dx.dtype ? null : rows.dy;
+    return { ...rows, dyCopy, logits: logits!, dq, dk, dv, dHidden, dContextHeads: rows.dContext.split(this.#config.heads) };
   }
 
   #cutQkv(qkv: Tensor): Heads & { v: Tensor; hidden: Tensor | null } {

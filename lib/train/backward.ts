@@ -28,7 +28,7 @@ export function backward(pass: Pass, gradients: ModelWeights, recompute: boolean
  * would be the largest tensor of all.
  */
 export function lossAndHead({ config, weights, activations: { passing } }: Pass, gradients: ModelWeights | null): void {
-  const { normed, dNormed, losses, targets, logits, final, dx } = passing;
+  const { normed, dNormed, losses, targets, logits, final, dx, dyCopy } = passing;
   const tokens = losses.shape[0]!;
   ops.rmsNorm(normed, final, weights.finalNorm, config.rmsNormEps);
   for (let start = 0; start < tokens; start += logits.shape[0]!) {
@@ -41,30 +41,29 @@ export function lossAndHead({ config, weights, activations: { passing } }: Pass,
     ops.matmulWeightGradient(gradients.head, chunk, rows(normed));
     ops.matmulInputGradient(rows(dNormed), chunk, weights.head);
   }
-  if (gradients) ops.rmsNormBackward(dx, gradients.finalNorm, dNormed, final, weights.finalNorm, config.rmsNormEps);
+  if (gradients) ops.rmsNormBackward(dx, gradients.finalNorm, dNormed, final, weights.finalNorm, config.rmsNormEps, false, dyCopy);
 }
 
 function backwardMlp({ config, activations }: Pass, index: number, w: LayerWeights, d: LayerWeights): void {
   const { passing } = activations;
-  const { normed, activated, dNormed, dActivated, dx } = passing;
+  const { normed, activated, dNormed, dActivated, dx, dy, dyCopy } = passing;
   const a = activations.layers[index]!;
-  const dy = narrow(passing);
-  ops.siluMul(activated, a.gate, a.up);
-  productGradients(dActivated, d.down, d.downBias, dy, activated, w.down);
-  ops.siluMulBackward(a.gate, a.up, dActivated, a.gate, a.up); // gateUp is not needed any more: it takes its gradient
+  ops.matmulInputGradient(dActivated, dy, w.down);
+  ops.siluMulBackward(a.gate, a.up, dActivated, a.gate, a.up, activated); // gateUp is not needed any more: it takes its gradient
+  weightGradients(d.down, d.downBias, dy, activated);
   ops.rmsNorm(normed, a.middle, w.postNorm, config.rmsNormEps);
   productGradients(dNormed, d.gateUp, d.gateUpBias, a.gateUp, normed, w.gateUp);
-  ops.rmsNormBackward(dx, d.postNorm, dNormed, a.middle, w.postNorm, config.rmsNormEps, true);
+  ops.rmsNormBackward(dx, d.postNorm, dNormed, a.middle, w.postNorm, config.rmsNormEps, true, dyCopy);
 }
 
 function backwardAttention(pass: Pass, index: number, w: LayerWeights, d: LayerWeights): void {
   const { config, activations, offsets, window, mode } = pass;
   const { passing } = activations;
-  const { normed, dNormed, dContext, dContextHeads, dQkv, dq, dk, dv, dGates, dx, angles } = passing;
+  const { normed, dNormed, dContext, dContextHeads, dQkv, dq, dk, dv, dGates, dx, dy, dyCopy, angles } = passing;
   const a = activations.layers[index]!;
   const gates = mode !== 'dense' && w.predictor ? a.gates : null;
   const learns = mode === 'soft' && w.predictor !== null;
-  productGradients(dContext, d.out, d.outBias, narrow(passing), a.context, w.out);
+  productGradients(dContext, d.out, d.outBias, dy, a.context, w.out);
   ops.gatedAttentionBackward(
     dq, dk, dv, learns ? dGates : null, dContextHeads, a.contextHeads, a.logSumExp, a.q, a.k, a.v, gates, offsets, window,
     1 / Math.sqrt(config.headDim),
@@ -88,7 +87,7 @@ function backwardAttention(pass: Pass, index: number, w: LayerWeights, d: LayerW
   productGradients(dNormed, d.qkv.slice(0, 0, rows), null, dRows, normed, w.qkv.slice(0, 0, rows));
   const first = config.attentionBias.qkv ? 0 : dQkv.shape[1]! - (passing.dHidden?.shape[1] ?? 0);
   if (d.qkvBias && first < rows) ops.columnSums(d.qkvBias.slice(0, first, rows), dQkv.slice(1, first, rows));
-  ops.rmsNormBackward(dx, d.inputNorm, dNormed, a.x, w.inputNorm, config.rmsNormEps, true);
+  ops.rmsNormBackward(dx, d.inputNorm, dNormed, a.x, w.inputNorm, config.rmsNormEps, true, index > 0 ? dyCopy : null);
 }
 
 /** The gradient of a cost that grows with the utilities u: with respect to log u it is u itself, times its price. */
@@ -101,13 +100,11 @@ function addPenalty({ activations }: Pass, index: number, { predictor }: LayerWe
 
 /** The gradients of a matrix product: of its weight, its bias and its input. */
 function productGradients(dx: Tensor, dWeight: Tensor, dBias: Tensor | null, dy: Tensor, x: Tensor, weight: Tensor): void {
-  ops.matmulWeightGradient(dWeight, dy, x);
-  if (dBias) ops.columnSums(dBias, dy);
+  weightGradients(dWeight, dBias, dy, x);
   ops.matmulInputGradient(dx, dy, weight);
 }
 
-/** The gradient of the residual stream in the type of the activations. */
-function narrow({ dx, dy }: { dx: Tensor; dy: Tensor }): Tensor {
-  if (dy.dtype !== dx.dtype) ops.copy(dy, dx);
-  return dy;
+function weightGradients(dWeight: Tensor, dBias: Tensor | null, dy: Tensor, x: Tensor): void {
+  ops.matmulWeightGradient(dWeight, dy, x);
+  if (dBias) ops.columnSums(dBias, dy);
 }

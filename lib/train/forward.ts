@@ -54,8 +54,7 @@ export function forwardLayer({ config, weights, activations, offsets, window, mo
   const gated = mode !== 'dense' && w.predictor;
   if (gated) ops.predictUtility(a.gates!, a.hidden!, w.predictor!.weight, w.predictor!.bias, mode === 'soft' ? 'log' : mode);
   ops.gatedAttention(a.contextHeads, a.logSumExp, a.q, a.k, a.v, gated ? a.gates : null, offsets, window, 1 / Math.sqrt(headDim));
-  ops.copy(a.middle, a.x);
-  ops.matmul(a.middle, a.context, w.out, w.outBias, true);
+  ops.matmul(a.middle, a.context, w.out, w.outBias, a.x);
   ops.rmsNorm(passing.normed, a.middle, w.postNorm, epsilon);
   ops.matmul(a.gateUp, passing.normed, w.gateUp, w.gateUpBias);
 }
@@ -63,8 +62,7 @@ export function forwardLayer({ config, weights, activations, offsets, window, mo
 /** The end of a layer, which the backward pass does not need: to the residual stream behind it. */
 function forwardEnd(w: LayerWeights, a: LayerActivations, { activated }: Passing, out: Tensor): void {
   ops.siluMul(activated, a.gate, a.up);
-  ops.copy(out, a.middle);
-  ops.matmul(out, activated, w.down, w.downBias, true);
+  ops.matmul(out, activated, w.down, w.downBias, a.middle);
 }
 
 function countKept({ weights, activations, offsets, window, kept }: Pass, index: number): void {

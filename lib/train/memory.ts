@@ -43,6 +43,6 @@ export function outOfMemory(need: MemoryNeed, settings: RunSettings, found: stri
 
 /** Refuses a run that cannot fit before anything is allocated. */
 export function checkMemory(need: MemoryNeed, settings: RunSettings, device: Device): void {
-  const room = device.freeMemory ?? totalmem();
+  const room = device.freeMemory ?? Math.min(totalmem(), process.constrainedMemory() || Infinity); // of a container, where there is one
   if (need.weights + need.activations > room) throw outOfMemory(need, settings, `${device.name} has ${mebibytes(room)}`);
 }

@@ -39,9 +39,10 @@ export async function run(options: TrainOptions, ranks: Ranks | undefined, group
   // Weights, and in f32 the weights again with two moments; the parts of a checkpoint that are not tensors are small.
   if (writes) await checkOutput(out, need.weights, settings.keep, onWarning);
   if (!writes) await group.exchange('tokens', null);
-  await using data = await openData(file, settings, origin, surroundings, writes);
+  await using data = await openData(file, settings, origin, { ...surroundings, signal: endingWith(group, surroundings.signal) }, writes);
   if (writes) await group.exchange('tokens', null);
   await agree(group, 'data', data.facts);
+  const batches = data.batches(settings, { rank: group.rank, worldSize: group.size });
   let training: TrainingStep | undefined;
   let reduction: Reduction | undefined;
   using parameters = await guardMemory(() => startParameters(origin, device, settings), need, settings);
@@ -55,7 +56,7 @@ export async function run(options: TrainOptions, ranks: Ranks | undefined, group
     }
     const peakFlops = surroundings.peakFlops ?? (writes ? await measurePeak(device) : 1);
     const log = new RunLog(join(out, 'log.jsonl'));
-    const session = new Session({ training, data, settings, origin, surroundings, checkpoints, log, peakFlops, group });
+    const session = new Session({ training, data, batches, settings, origin, surroundings, checkpoints, log, peakFlops, group });
     return await guardMemory(() => session.run(), need, settings);
   } catch (error) {
     group.fail(error as Error); // before anything waits for the device, which may wait for other ranks
@@ -64,6 +65,13 @@ export async function run(options: TrainOptions, ranks: Ranks | undefined, group
     await reduction?.dispose();
     training?.dispose();
   }
+}
+
+/** A signal that is aborted when the group fails, too: tokenising may take hours. */
+function endingWith(group: Group, signal: AbortSignal | undefined): AbortSignal {
+  const failed = new AbortController();
+  group.onFailure(() => failed.abort(group.failure));
+  return signal ? AbortSignal.any([signal, failed.signal]) : failed.signal;
 }
 
 /** Each rank of a host takes a GPU of its own; where it is shown only one, that one. */
@@ -118,7 +126,9 @@ async function guardMemory<T>(run: () => Promise<T>, need: ReturnType<typeof mem
   try {
     return await run();
   } catch (error) {
-    if (!(error instanceof SpkvError) || error.code !== 'OUT_OF_MEMORY') throw error;
-    throw outOfMemory(need, settings, error.message, error);
+    // JavaScript has its own error for typed arrays that are too large.
+    const own = error instanceof SpkvError && error.code === 'OUT_OF_MEMORY';
+    if (!own && !(error instanceof RangeError && /allocation failed/.test(error.message))) throw error;
+    throw outOfMemory(need, settings, own ? error.message : `JavaScript found none for an array (${(error as Error).message})`, error);
   }
 }

@@ -20,6 +20,8 @@ import { measuredThresholds, validate } from './validate.js';
 export interface SessionParts {
   training: TrainingStep;
   data: TrainingData;
+  /** This rank's part of them. */
+  batches: Batches;
   settings: RunSettings;
   origin: Origin;
   surroundings: Surroundings;
@@ -56,14 +58,13 @@ export class Session {
   }
 
   async run(): Promise<TrainResult> {
-    const { settings, data, group } = this.parts;
+    const { settings, data, batches } = this.parts;
     await this.#start();
-    const batches = data.batches(settings, { rank: group.rank, worldSize: group.size });
     this.#validationBatches = await data.validationBatches(settings);
-    let next = read(batches, this.#state.step);
+    let next = watched(batches.read(this.#state.step));
     while (this.#state.step < settings.steps) {
       const micro = await next;
-      if (this.#state.step + 1 < settings.steps) next = read(batches, this.#state.step + 1);
+      if (this.#state.step + 1 < settings.steps) next = watched(batches.read(this.#state.step + 1));
       if (this.#stops || !(await this.#step(micro))) return this.#end('stopped');
       const { step } = this.#state;
       const last = step === settings.steps;
@@ -116,10 +117,14 @@ export class Session {
     const plan = planStep(this.#state.step, settings);
     const mode = plan.mode === 'annealed' ? { alpha: plan.alpha, threshold: settings.threshold } : plan.mode;
     const before = performance.now();
+    const begin = (i: number) => watched(training.accumulate(micro[i]!, mode, { last: i === micro.length - 1, ...(signal && { signal }) }));
     const own: MicroResult[] = [];
+    let running = begin(0);
     for (const [i, batch] of micro.entries()) {
-      const result = await stoppable(this.#explained(training.accumulate(batch, mode, { last: i === micro.length - 1, ...(signal && { signal }) })), signal);
+      const next = i + 1 < micro.length ? begin(i + 1) : running; // the device has it when it has done this one
+      const result = await stoppable(this.#explained(running), signal);
       if (!result) return false;
+      running = next;
       own.push({
         loss: result.loss * result.tokens, targets: result.tokens, tokens: batch.ids.length, kept: mean(result.density) * result.pairs, pairs: result.pairs,
       });
@@ -234,11 +239,10 @@ export class Session {
   }
 }
 
-/** The batch of a step, read ahead: an error shows when the batch is wanted. */
-function read(batches: Batches, step: number): Promise<Batch[]> {
-  const reading = batches.read(step);
-  reading.catch(() => {});
-  return reading;
+/** What was begun ahead: an error shows when the result is wanted. */
+function watched<T>(work: Promise<T>): Promise<T> {
+  work.catch(() => {});
+  return work;
 }
 
 /** The result, or undefined where it failed because the signal was aborted. */

@@ -4,7 +4,7 @@ import { SpkvError } from '../errors.js';
 import { inverseFrequencies } from '../model/rope.js';
 import * as ops from '../ops.js';
 import type { Device, Tensor } from '../ops.js';
-import { type Activations, TrainingMemory } from './activations.js';
+import { TrainingMemory } from './activations.js';
 import { backward, lossAndHead } from './backward.js';
 import { forward, type Pass, type TrainingMode } from './forward.js';
 import { Optimizer, type UpdateOptions } from './optimizer.js';
@@ -59,6 +59,13 @@ export interface BatchResult {
   density: Float64Array | null;
 }
 
+/** Micro-batches whose gradients are added up for one update. */
+interface Round {
+  begun: boolean;
+  /** Their targets. */
+  tokens: number;
+}
+
 const OPTIONS = ['tokens', 'window', 'recompute', 'logitRows', 'thresholds', 'densityWeight', 'reduction'] as const;
 const LOGITS = 2 ** 24;
 
@@ -82,8 +89,7 @@ export class TrainingStep implements Disposable {
   readonly #penalty: Tensor | null; // [G, G]
   readonly #reduction: Reduction | undefined;
   readonly #buckets: Buckets | undefined;
-  /** Targets whose gradients have been added up since the last update. */
-  #tokens = 0;
+  #round: Round = { begun: false, tokens: 0 };
 
   constructor(parameters: Parameters, opts: TrainingStepOptions) {
     const given = options(opts, 'training step options', OPTIONS);
@@ -116,18 +122,25 @@ export class TrainingStep implements Disposable {
 
   /**
    * Forward and backward pass of a micro-batch; its gradients are added to those since the last update, as if all
-   * had been one batch. When it fails or is cancelled, all gradients since the last update are given up.
+   * had been one batch. The next may be begun before this one has ended, so that the device need not wait. When it fails
+   * or is cancelled, all gradients since the last update are given up.
    * Errors: INVALID_ARGUMENT, OUT_OF_RANGE, NON_FINITE naming the step and the layer, the reason of `signal`.
    */
   async accumulate(batch: Batch, mode: TrainingMode, { signal, last = true }: AccumulateOptions = {}): Promise<BatchResult> {
-    const before = this.#tokens;
-    this.#tokens = 0;
-    const result = await this.#run(batch, mode, signal, (pass) => {
-      if (before === 0) ops.fill(this.parameters.gradients, 0);
-      backward(pass, this.parameters.gradientsOf, this.recompute, last ? (block) => this.#buckets?.completed(block) : undefined);
-    });
-    this.#tokens = before + result.tokens;
-    return result;
+    const round = this.#round;
+    const first = !round.begun;
+    round.begun = true;
+    try {
+      const result = await this.#run(batch, mode, signal, (pass) => {
+        if (first) ops.fill(this.parameters.gradients, 0);
+        backward(pass, this.parameters.gradientsOf, this.recompute, last ? (block) => this.#buckets?.completed(block) : undefined);
+      });
+      round.tokens += result.tokens;
+      return result;
+    } catch (error) {
+      if (this.#round === round) this.#round = { begun: false, tokens: 0 };
+      throw error;
+    }
   }
 
   /** The loss of a micro-batch, and what would be kept; gradients stay as they are. Errors as those of {@link accumulate}. */
@@ -140,9 +153,9 @@ export class TrainingStep implements Disposable {
    * are the targets of all ranks. Resolves with their norm before clipping. Errors: INVALID_ARGUMENT; NON_FINITE, naming
    * the step and the layer, with the weights as they were.
    */
-  async update(opts: UpdateOptions, tokens: number = this.#tokens): Promise<{ gradientNorm: number }> {
+  async update(opts: UpdateOptions, tokens: number = this.#round.tokens): Promise<{ gradientNorm: number }> {
     if (tokens === 0) throw new SpkvError('INVALID_ARGUMENT', 'Expected accumulate() before update(): there are no gradients');
-    this.#tokens = 0;
+    this.#round = { begun: false, tokens: 0 };
     await this.#reduction?.join();
     return this.optimizer.update(tokens, opts);
   }
@@ -150,27 +163,33 @@ export class TrainingStep implements Disposable {
   async #run(batch: Batch, mode: TrainingMode, signal: AbortSignal | undefined, learn: (pass: Pass) => void): Promise<BatchResult> {
     const { ids, targets, offsets } = checkBatch(batch, this.#memory.tokens);
     if (mode !== 'dense' && this.config.spkv === undefined) throw new SpkvError('UNSUPPORTED', 'A model without predictors trains in mode "dense" only');
-    const activations = this.#memory.take(ids.length);
-    const { passing } = activations;
     using boundaries = this.device.from(offsets);
     const [[lossSum], kept] = await this.device.submit(async () => {
-      passing.ids.write(ids);
-      passing.targets.write(targets);
-      passing.positions.write(positionsOf(offsets));
       this.#counts.write(new Int32Array(this.#counts.size));
       ops.fill(this.#lossSum, 0);
-      const pass: Pass = {
-        config: this.config, weights: this.parameters.weights, inverseFrequencies: this.#frequencies, activations,
-        offsets: boundaries, window: this.window, mode, kept: { counts: this.#counts, thresholds: this.#thresholds }, penalty: this.#penalty,
-      };
-      forward(pass);
+      const pass = this.#forward(batch, mode, boundaries);
       learn(pass);
-      ops.columnSums(this.#lossSum, passing.losses.view([ids.length, 1], [1, 1], 0));
+      ops.columnSums(this.#lossSum, pass.activations.passing.losses.view([ids.length, 1], [1, 1], 0));
       return Promise.all([this.#lossSum.read(), this.#counts.read()]);
     }, signal);
-    if (!Number.isFinite(lossSum)) throw await this.#notFinite(activations);
+    if (!Number.isFinite(lossSum)) throw await this.#notFinite(batch, mode, boundaries);
     const tokens = targets.reduce((count, target) => count + (target >= 0 ? 1 : 0), 0);
     return { loss: lossSum! / Math.max(1, tokens), tokens, ...this.#density(kept as Int32Array, offsets) };
+  }
+
+  /** Enqueues the forward pass. */
+  #forward({ ids, targets, offsets }: Batch, mode: TrainingMode, boundaries: Tensor): Pass {
+    const activations = this.#memory.take(ids.length);
+    const { passing } = activations;
+    passing.ids.write(ids);
+    passing.targets.write(targets);
+    passing.positions.write(positionsOf(offsets));
+    const pass: Pass = {
+      config: this.config, weights: this.parameters.weights, inverseFrequencies: this.#frequencies, activations,
+      offsets: boundaries, window: this.window, mode, kept: { counts: this.#counts, thresholds: this.#thresholds }, penalty: this.#penalty,
+    };
+    forward(pass);
+    return pass;
   }
 
   #density(counts: Int32Array, offsets: Int32Array): Pick<BatchResult, 'kept' | 'pairs' | 'density'> {
@@ -182,12 +201,15 @@ export class TrainingStep implements Disposable {
     return { kept: counts, pairs, density };
   }
 
-  /** Names the first layer whose output is not finite: the residual streams between the layers are still there. */
-  async #notFinite({ layers, passing }: Activations): Promise<SpkvError> {
-    const streams = [...layers.map(({ x }) => x), passing.final];
-    using squares = this.device.tensor('f32', [streams.length]);
-    for (const [index, x] of streams.entries()) ops.squaredNorm(squares.slice(0, index, index + 1), x.merge());
-    const first = Array.from(await squares.readFloats()).findIndex((square) => !Number.isFinite(square));
+  /** Names the first layer whose output is not finite, in a forward pass of its own: another one may have begun meanwhile. */
+  async #notFinite(batch: Batch, mode: TrainingMode, boundaries: Tensor): Promise<SpkvError> {
+    using squares = this.device.tensor('f32', [this.config.layers + 1]);
+    const sums = await this.device.submit(async () => {
+      const { layers, passing } = this.#forward(batch, mode, boundaries).activations;
+      for (const [index, x] of [...layers.map((layer) => layer.x), passing.final].entries()) ops.squaredNorm(squares.slice(0, index, index + 1), x.merge());
+      return squares.readFloats();
+    });
+    const first = sums.findIndex((square) => !Number.isFinite(square));
     const where = first < 0 ? 'the logits are not' : first === 0 ? 'the embedding is not' : `the output of layer ${first - 1} is not`;
     return new SpkvError('NON_FINITE', `Step ${this.steps + 1}: the loss is not finite, since ${where}; the weights are as they were`);
   }

@@ -19,7 +19,7 @@ Napi::Value silu_mul(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// siluMulBackward(dGate, dUp, dy, gate, up)
+// siluMulBackward(dGate, dUp, dy, gate, up, activated | null)
 Napi::Value silu_mul_backward(const Napi::CallbackInfo& info) {
   Call call(info, "siluMulBackward");
   SiluMulBackwardParams params;
@@ -29,12 +29,16 @@ Napi::Value silu_mul_backward(const Napi::CallbackInfo& info) {
   params.dy = call.tensor("dy", type, "T F");
   params.gate = call.tensor("gate", type, "T F");
   params.up = call.tensor("up", type, "T F");
+  params.activated = call.optional_output("activated", type, "T F");
   call.in_place("dGate", "dy");
   call.in_place("dGate", "gate");
   call.in_place("dGate", "up");
   call.in_place("dUp", "dy");
   call.in_place("dUp", "gate");
   call.in_place("dUp", "up");
+  call.in_place("activated", "dy");
+  call.in_place("activated", "gate");
+  call.in_place("activated", "up");
   call.enqueue(params, &Operations::silu_mul_backward);
   return info.Env().Undefined();
 }

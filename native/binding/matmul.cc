@@ -6,7 +6,7 @@
 namespace spkv {
 namespace binding {
 
-// matmul(out, x, weight, bias | null, accumulate)
+// matmul(out, x, weight, bias | null, base | null)
 Napi::Value matmul(const Napi::CallbackInfo& info) {
   Call call(info, "matmul");
   MatmulParams params;
@@ -14,7 +14,8 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
   params.x = call.activation("x", "T K");
   params.weight = call.tensor("weight", kF32 | kBF16, "N K", true);
   params.bias = call.optional_tensor("bias", kF32 | kBF16, "N");
-  params.accumulate = call.boolean("accumulate");
+  params.base = call.optional_tensor("base", type_of(params.out), "T N");
+  call.in_place("out", "base");
   call.enqueue(params, &Operations::matmul);
   return info.Env().Undefined();
 }

@@ -21,7 +21,7 @@ Napi::Value rms_norm(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// rmsNormBackward(dx, dWeight, dy, x, weight, epsilon, accumulate)
+// rmsNormBackward(dx, dWeight, dy, x, weight, epsilon, accumulate, copy | null)
 Napi::Value rms_norm_backward(const Napi::CallbackInfo& info) {
   Call call(info, "rmsNormBackward");
   RmsNormBackwardParams params;
@@ -34,6 +34,7 @@ Napi::Value rms_norm_backward(const Napi::CallbackInfo& info) {
   params.weight = call.tensor("weight", kF32 | kBF16, columns);
   params.epsilon = static_cast<float>(call.number("epsilon"));
   params.accumulate = call.boolean("accumulate");
+  params.copy = call.optional_output("copy", kBF16, rows);
   call.check(params.epsilon >= 0, Code::kInvalidArgument, "Expected at least 0 for epsilon");
   call.in_place("dx", "dy");
   call.enqueue(params, &Operations::rms_norm_backward);

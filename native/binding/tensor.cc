@@ -235,18 +235,21 @@ Napi::Value write_tensor(const Napi::CallbackInfo& info) {
   return env.Undefined();
 }
 
-// readTensor(tensor) -> promise of a typed array (bf16 as Uint16Array of its bits).
+// readTensor(tensor, typedArray) -> promise of the array, filled. JavaScript makes it: memory that is missing
+// there is an error, and here the end of the process.
 Napi::Value read_tensor(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   TensorHandle& handle = tensor_argument(info);
   if (handle.view.layout == Layout::kPacked) raise(env, Code::kDtype, "A packed weight cannot be read back");
   View view = handle.view;
-  size_t bytes = static_cast<size_t>(view.size() * dtype_bytes(view.dtype));
-  Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, bytes);
-  auto reference = std::make_shared<Napi::Reference<Napi::ArrayBuffer>>(Napi::Persistent(buffer));
+  const size_t bytes = static_cast<size_t>(view.size() * dtype_bytes(view.dtype));
+  if (!info[1].IsTypedArray() || info[1].As<Napi::TypedArray>().ByteLength() != bytes)
+    raise(env, Code::kInvalidArgument, "Expected a typed array of " + std::to_string(bytes) + " bytes");
+  Napi::TypedArray array = info[1].As<Napi::TypedArray>();
+  char* to = static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset();
+  auto reference = std::make_shared<Napi::Reference<Napi::TypedArray>>(Napi::Persistent(array));
   Device* device = handle.state->device.get();
-  auto command = [device, view, storage = handle.storage,
-                  to = static_cast<char*>(buffer.Data())](Execution&) {
+  auto command = [device, view, storage = handle.storage, to](Execution&) {
     char* next = to;
     Status status;
     for_each_row(view, [&](int64_t offset, int64_t size) {
@@ -255,23 +258,8 @@ Napi::Value read_tensor(const Napi::CallbackInfo& info) {
     });
     return status;
   };
-  auto result = [reference, dtype = view.dtype,
-                 count = static_cast<size_t>(view.size())](Napi::Env env) -> Napi::Value {
-    Napi::ArrayBuffer filled = reference->Value();
-    switch (dtype) {
-      case DType::kF32:
-        return Napi::Float32Array::New(env, count, filled, 0);
-      case DType::kBF16:
-        return Napi::Uint16Array::New(env, count, filled, 0);
-      case DType::kI32:
-        return Napi::Int32Array::New(env, count, filled, 0);
-      case DType::kU8:
-      case DType::kFP8:
-        break;
-    }
-    return Napi::Uint8Array::New(env, count, filled, 0);
-  };
-  return Completions::request(env, handle.state, std::move(command), std::move(result));
+  return Completions::request(env, handle.state, std::move(command),
+                              [reference](Napi::Env) -> Napi::Value { return reference->Value(); });
 }
 
 Napi::Value dispose_tensor(const Napi::CallbackInfo& info) {

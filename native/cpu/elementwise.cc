@@ -84,11 +84,13 @@ Status silu_mul_backward(const SiluMulBackwardParams& params, Execution& executi
     for (int64_t t = begin; t < end; t++) {
       const float *dy = row(params.dy, t), *gate = row(params.gate, t), *up = row(params.up, t);
       float *d_gate = row(params.d_gate, t), *d_up = row(params.d_up, t);
+      float* activated = params.activated ? row(params.activated, t) : nullptr;
       for_lanes(columns, [&](int64_t i, auto lanes) {
         const vf g = read(gate + i, lanes), u = read(up + i, lanes), d = read(dy + i, lanes);
         const vf s = sigmoid(g);
         write(d_gate + i, d * u * s * (splat(1.0f) + g * (splat(1.0f) - s)), lanes);
         write(d_up + i, d * g * s, lanes);
+        if (activated) write(activated + i, g * s * u, lanes);
       });
     }
   });

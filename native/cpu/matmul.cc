@@ -111,7 +111,7 @@ static void multiply_block(const MatmulParams& params, int64_t row, int64_t rows
   const int64_t depth = x.shape[1], present = smaller(columns, out.shape[1] - column);
   float* place = out.as<float>() + row * out.stride[0] + column;
   // Columns beyond N are computed beside the output, and so is what will be added to it.
-  const bool beside = present < columns || params.accumulate;
+  const bool beside = present < columns || params.base;
   float* target = beside ? scratch.out : place;
   const int64_t ldt = beside ? kPanelColumns : out.stride[0];
   int64_t k = 0;
@@ -126,7 +126,9 @@ static void multiply_block(const MatmulParams& params, int64_t row, int64_t rows
   for (int64_t r = 0; r < rows && beside; r++) {
     const float* from = target + r * ldt;
     float* to = place + r * out.stride[0];
-    for (int64_t j = 0; j < present; j++) to[j] = params.accumulate ? to[j] + from[j] : from[j];
+    const float* base =
+        params.base ? params.base.as<float>() + (row + r) * params.base.stride[0] + column : nullptr;
+    for (int64_t j = 0; j < present; j++) to[j] = base ? base[j] + from[j] : from[j];
   }
 }
 

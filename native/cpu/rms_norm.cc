@@ -81,6 +81,11 @@ Status backward(const RmsNormBackwardParams& params, Execution& execution) {
                                          backward_row<W>(params, row(dx, r), row(dy, r), row(x, r), columns,
                                                          sums);
                                      }));
+  if (params.copy) {
+    CopyParams rounded;
+    rounded.out = params.copy, rounded.x = dx;
+    SPKV_RETURN_IF_ERROR(copy(rounded, execution));
+  }
   add_to(params.d_weight.as<float>(), total, columns);
   return Status();
 }

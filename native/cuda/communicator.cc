@@ -27,8 +27,8 @@ class NcclCommunicator : public Communicator {
     memory_->make_current();
     if (!in_flight_.empty()) abort();
     if (aborting_.joinable()) aborting_.join();
-    if (comm_) nccl_.ncclCommDestroy(comm_);
     if (stream_) cudaStreamSynchronize(stream_);
+    if (comm_) nccl_.ncclCommDestroy(comm_);
     for (cudaEvent_t event : {ready_, done_})
       if (event) cudaEventDestroy(event);
     if (stream_) cudaStreamDestroy(stream_);

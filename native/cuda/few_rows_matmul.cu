@@ -158,8 +158,9 @@ __device__ __forceinline__ void write_tile(const Product& product, int64_t first
     float sum = shared.of[0][t][n];
 #pragma unroll
     for (int warp = 1; warp < kComputeWarps; warp++) sum += shared.of[warp][t][n];
-    float* out = static_cast<float*>(product.out) + t * product.out_stride + first + n;
-    *out = product.accumulate ? *out + sum : sum;
+    const float* base = static_cast<const float*>(product.base);
+    if (base) sum += base[t * product.base_stride + first + n];
+    static_cast<float*>(product.out)[t * product.out_stride + first + n] = sum;
   }
 }
 

@@ -2,8 +2,8 @@
 // own for few rows. With bf16
 // weights, an x that is f32 is rounded to bf16 first, for the tensor cores; the sums are in f32. On an exact
 // device such an x becomes three bf16 numbers instead, whose sum it is, and their products are added up in
-// turn. The bias, or 0 where there is nothing to add up, is brought into `out` before and the product is
-// added to it.
+// turn. A bias, or 0 where there is nothing to add up, is brought into `out` before and the product is
+// added to it; a base alone is added by the product itself.
 //
 // A packed weight is its rows one after another.
 #include "ops/matmul.h"
@@ -84,7 +84,7 @@ Status multiply_parts(Product product, const Rows& x, char* parts, int64_t strid
   for (int part = kParts - 1; part >= 0; part--) {
     product.x = parts + part * part_bytes, product.x_stride = stride;
     SPKV_RETURN_IF_ERROR(multiply(product, context));
-    product.accumulate = true;
+    product.base = product.out, product.base_stride = product.out_stride;
   }
   return Status();
 }
@@ -101,10 +101,18 @@ Status matmul(const MatmulParams& params, Execution& execution) {
   const View &x = params.x, &weight = params.weight, &out = params.out;
   const int64_t rows = out.shape[0], columns = out.shape[1], depth = x.shape[1];
   if (rows == 0 || columns == 0) return Status();
-  if (params.accumulate && params.bias) {
-    SPKV_RETURN_IF_ERROR(add_bias(out, params.bias, context.stream()));
-  } else if (!params.accumulate && (params.bias || depth == 0)) {
-    SPKV_RETURN_IF_ERROR(fill(out, params.bias, context.stream()));
+  const bool prepare = params.bias || depth == 0;  // `out`, before the product
+  View base = params.base;
+  if (prepare) {
+    if (!base) {
+      SPKV_RETURN_IF_ERROR(fill(out, params.bias, context.stream()));
+    } else {
+      if (base.data != out.data)
+        SPKV_RETURN_IF_ERROR(check(convert_rows(rows_of(out), rows_of(base), rows, columns, context.stream()),
+                                   "matmul copies its base"));
+      if (params.bias) SPKV_RETURN_IF_ERROR(add_bias(out, params.bias, context.stream()));
+    }
+    base = out;
   }
   if (depth == 0) return Status();
 
@@ -114,7 +122,7 @@ Status matmul(const MatmulParams& params, Execution& execution) {
   product.x = x.data, product.x_stride = leading(x);
   product.weight = weight.data, product.weight_stride = leading(weight);
   product.dtype = weight.dtype;
-  product.accumulate = params.accumulate || params.bias;
+  if (base) product.base = base.data, product.base_stride = leading(base);
   product.packed = weight.layout == Layout::kPacked;
 
   // What cannot be read as it is goes through scratch memory, in rows that start at multiples of 16 bytes.

@@ -63,7 +63,7 @@ Status multiply(const View& out, bool accumulate, Operand x, bool x_by_depth, Op
   product.x = x.data, product.x_stride = x.stride, product.x_by_depth = x_by_depth;
   product.weight = weight.data, product.weight_stride = weight.stride, product.weight_by_depth = true;
   product.dtype = x.dtype;
-  product.accumulate = accumulate;
+  if (accumulate) product.base = product.out, product.base_stride = product.out_stride;
   return context.matrices().multiply(product, context);
 }
 

@@ -69,7 +69,7 @@ struct Functions {
 
 // What distinguishes products for which different algorithms may be best: sizes, strides, alignments, dtypes
 // and layouts.
-using Key = std::array<int64_t, 11>;
+using Key = std::array<int64_t, 13>;
 
 // A product that has been prepared: its description, and the algorithm chosen for it.
 struct Plan {
@@ -77,6 +77,7 @@ struct Plan {
   void* description = nullptr;
   void* weight = nullptr;  // layouts
   void* x = nullptr;
+  void* base = nullptr;
   void* out = nullptr;
   Heuristic choice = {};
 
@@ -84,6 +85,7 @@ struct Plan {
   Plan(const Plan&) = delete;
   ~Plan() {
     if (out) functions->cublasLtMatrixLayoutDestroy(out);
+    if (base) functions->cublasLtMatrixLayoutDestroy(base);
     if (x) functions->cublasLtMatrixLayoutDestroy(x);
     if (weight) functions->cublasLtMatrixLayoutDestroy(weight);
     if (description) functions->cublasLtMatmulDescDestroy(description);
@@ -92,6 +94,12 @@ struct Plan {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 constexpr size_t kMaxPlans = 4096;  // prompts come in all lengths
+
+// Without a base cuBLASLt still wants one, which it does not read.
+const void* base_of(const Product& product) { return product.base ? product.base : product.out; }
+int64_t base_stride(const Product& product) {
+  return product.base ? product.base_stride : product.out_stride;
+}
 
 uint32_t alignment_of(const void* pointer) {
   uintptr_t address = reinterpret_cast<uintptr_t>(pointer) | 256;
@@ -119,10 +127,10 @@ class CublasLt : public MatrixLibrary {
     if (!workspace) return status;
     const Plan* plan = nullptr;
     SPKV_RETURN_IF_ERROR(find(product, &plan));
-    float alpha = 1, beta = product.accumulate ? 1.0f : 0.0f;
+    float alpha = 1, beta = product.base ? 1.0f : 0.0f;
     return check_call(
         functions_.cublasLtMatmul(handle_, plan->description, &alpha, product.weight, plan->weight, product.x,
-                                  plan->x, &beta, product.out, plan->out, product.out, plan->out,
+                                  plan->x, &beta, base_of(product), plan->base, product.out, plan->out,
                                   &plan->choice.algorithm, workspace, kWorkspaceBytes, context.stream()),
         "cublasLtMatmul");
   }
@@ -136,6 +144,8 @@ class CublasLt : public MatrixLibrary {
         product.out_stride,
         product.x_stride,
         product.weight_stride,
+        base_stride(product),
+        alignment_of(base_of(product)),
         alignment_of(product.out),
         alignment_of(product.x),
         alignment_of(product.weight),
@@ -177,9 +187,12 @@ class CublasLt : public MatrixLibrary {
     };
     SPKV_RETURN_IF_ERROR(layout(&plan->weight, type, product.weight_by_depth, n, product.weight_stride));
     SPKV_RETURN_IF_ERROR(layout(&plan->x, type, product.x_by_depth, t, product.x_stride));
-    SPKV_RETURN_IF_ERROR(check_call(
-        f.cublasLtMatrixLayoutCreate(&plan->out, data_type(product.out_dtype), n, t, product.out_stride),
-        "cublasLtMatrixLayoutCreate"));
+    for (auto [made, stride] :
+         {std::pair(&plan->base, base_stride(product)), std::pair(&plan->out, product.out_stride)}) {
+      SPKV_RETURN_IF_ERROR(
+          check_call(f.cublasLtMatrixLayoutCreate(made, data_type(product.out_dtype), n, t, stride),
+                     "cublasLtMatrixLayoutCreate"));
+    }
     void* preference = nullptr;
     SPKV_RETURN_IF_ERROR(
         check_call(f.cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate"));
@@ -197,13 +210,13 @@ class CublasLt : public MatrixLibrary {
     SPKV_RETURN_IF_ERROR(set(kMaxWorkspaceBytes, static_cast<uint64_t>(kWorkspaceBytes)));
     SPKV_RETURN_IF_ERROR(set(kAlignmentA, alignment_of(product.weight)));
     SPKV_RETURN_IF_ERROR(set(kAlignmentB, alignment_of(product.x)));
-    SPKV_RETURN_IF_ERROR(set(kAlignmentC, alignment_of(product.out)));
+    SPKV_RETURN_IF_ERROR(set(kAlignmentC, alignment_of(base_of(product))));
     SPKV_RETURN_IF_ERROR(set(kAlignmentD, alignment_of(product.out)));
     int found = 0;
-    SPKV_RETURN_IF_ERROR(check_call(
-        functions_.cublasLtMatmulAlgoGetHeuristic(handle_, plan->description, plan->weight, plan->x,
-                                                  plan->out, plan->out, preference, 1, &plan->choice, &found),
-        "cublasLtMatmulAlgoGetHeuristic"));
+    SPKV_RETURN_IF_ERROR(check_call(functions_.cublasLtMatmulAlgoGetHeuristic(
+                                        handle_, plan->description, plan->weight, plan->x, plan->base,
+                                        plan->out, preference, 1, &plan->choice, &found),
+                                    "cublasLtMatmulAlgoGetHeuristic"));
     if (found > 0 && plan->choice.status == 0) return Status();
     return fail(Code::kUnsupported, "cuBLASLt has no product of [%lld, %lld] and [%lld, %lld] in %s",
                 static_cast<long long>(product.rows), static_cast<long long>(product.depth),

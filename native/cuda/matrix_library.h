@@ -14,8 +14,8 @@ namespace cuda {
 
 class Context;
 
-// out [T, N] = x [T, K] * weight [N, K] transposed, rows `*_stride` elements apart; no size is 0, and a
-// stride is at least the length of its row. The order of the sums depends on the shapes alone.
+// out [T, N] = base [T, N] + x [T, K] * weight [N, K] transposed, rows `*_stride` elements apart; no size is
+// 0, and a stride is at least the length of its row. The order of the sums depends on the shapes alone.
 struct Product {
   int64_t rows = 0, columns = 0, depth = 0;  // T, N, K
   void* out = nullptr;
@@ -26,8 +26,9 @@ struct Product {
   const void* weight = nullptr;
   int64_t weight_stride = 0;
   DType dtype = DType::kBF16;  // of x and weight
-  bool accumulate = false;     // adds to what is in `out`
-  bool packed = false;         // the weight is from pack_weight: no launch just before this one changes it
+  const void* base = nullptr;  // added; may be `out` itself
+  int64_t base_stride = 0;
+  bool packed = false;  // the weight is from pack_weight: no launch just before this one changes it
   // The operand lies the other way round: x as [K, T], weight as [K, N].
   bool x_by_depth = false, weight_by_depth = false;
 };

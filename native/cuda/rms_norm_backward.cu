@@ -32,6 +32,7 @@ __global__ void __launch_bounds__(kMostThreads)
     const Dy* above = dy.as<const Dy>() + row_of(dy, row);
     const X* from = x.as<const X>() + row_of(x, row);
     Dx* to = dx.as<Dx>() + row_of(dx, row);
+    uint16_t* copy = params.copy ? params.copy.as<uint16_t>() + row_of(params.copy, row) : nullptr;
     float squares = 0, products = 0;
     for_elements<kWidth>(columns, aligned, [&](int64_t i, auto elements) {
       const auto v = load_floats(from + i, elements), d = load_floats(above + i, elements),
@@ -58,6 +59,7 @@ __global__ void __launch_bounds__(kMostThreads)
         result.at[j] = params.accumulate ? result.at[j] + value : value;
       }
       store(to + i, convert<Dx>(result), elements);
+      if (copy) store(copy + i, convert<uint16_t>(result), elements);
     });
   }
   __syncthreads();
@@ -86,7 +88,7 @@ Status rms_norm_backward(const RmsNormBackwardParams& params, Execution& executi
   Context& on = context(execution);
   if (params.x.size() == 0) return Status();
   const int64_t columns = params.x.shape[params.x.rank - 1], rows = params.x.size() / columns;
-  bool aligned = true;
+  bool aligned = !params.copy || starts_aligned(params.copy, kWidth);
   for (const View* view : {&params.dx, &params.dy, &params.x, &params.weight})
     aligned = aligned && starts_aligned(*view, kWidth);
   const unsigned threads = threads_for(blocks_for(columns, kWidth), kMostThreads);

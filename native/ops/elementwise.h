@@ -9,6 +9,8 @@
 //
 //   d_up   = dy * silu(gate)
 //   d_gate = dy * up * s * (1 + gate * (1 - s)),  s = sigmoid(gate)
+//
+// and, since the gradient of the weight behind it needs that, its output once more.
 #pragma once
 
 #include "core/stream.h"
@@ -22,13 +24,14 @@ struct SiluMulParams {
   View up;    // [T, F] like gate
 };
 
-// Where activations may be bf16 (a GPU), all five are of one dtype. d_gate and d_up may be any of the inputs.
+// Where activations may be bf16 (a GPU), all are of one dtype. Outputs may be any of the inputs.
 struct SiluMulBackwardParams {
-  View d_gate;  // [T, F] f32 or bf16
-  View d_up;    // [T, F]
-  View dy;      // [T, F]
-  View gate;    // [T, F]
-  View up;      // [T, F]
+  View d_gate;     // [T, F] f32 or bf16
+  View d_up;       // [T, F]
+  View dy;         // [T, F]
+  View gate;       // [T, F]
+  View up;         // [T, F]
+  View activated;  // [T, F] silu(gate) * up, or absent
 };
 
 struct AddParams {

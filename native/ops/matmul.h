@@ -1,8 +1,8 @@
 // Matrix product with weights stored output-major, as checkpoints have them:
 //
-//   out[t, n] = sum_k x[t, k] * weight[n, k] + bias[n]
+//   out[t, n] = base[t, n] + sum_k x[t, k] * weight[n, k] + bias[n]
 //
-// With `accumulate` the result is added to what is in `out` (the residual stream).
+// `base` is the residual stream, say, and may be `out` itself.
 //
 // Products and sums in f32. Every out[t, n] is summed over k in ascending order whatever T is, so a token's
 // result does not depend on what else is in the batch. `out` must not overlap the inputs.
@@ -27,7 +27,7 @@ struct MatmulParams {
   View x;       // [T, K] f32, or bf16 on a GPU
   View weight;  // [N, K] f32 or bf16, strided or packed (pack_weight)
   View bias;    // [N] f32 or bf16, or absent
-  bool accumulate = false;
+  View base;    // [T, N] of the dtype of out, or absent
 };
 
 struct MatmulInputGradientParams {

@@ -32,6 +32,7 @@ struct RmsNormBackwardParams {
   View weight;    // [C] or [D] f32 or bf16
   float epsilon = 0;
   bool accumulate = false;  // add to dx instead of overwriting it
+  View copy;                // like dx, bf16: dx once more, rounded; or absent
 };
 
 }  // namespace spkv

@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import fc from 'fast-check';
 import { loadModel } from '../../lib/index.js';
 import { train, type TrainResult } from '../../lib/train/index.js';
 import { jsonLines, spkv, type CliOptions } from '../support/cli.js';
@@ -31,7 +32,7 @@ test('killed at any moment it resumes, and ends as if nothing had happened', asy
   const reference = join(root, 'reference');
   await train(tinyRun(task, reference, LONG));
   const out = join(root, 'killed');
-  const uniform = random(Date.now());
+  const uniform = random(fc.readConfigureGlobal().seed ?? Date.now());
   let kills = 0;
   for (let attempt = 0; attempt < 3; attempt++) {
     const delay = 300 * uniform();

@@ -15,6 +15,7 @@ const T = 40;
 
 const STYLES: [name: string, family: Family, style: Style, changes?: Json][] = [
   ['GroupQueryAttention', 'llama', { attention: 'gqa' }],
+  ['a graph whose nodes have no names', 'llama', { attention: 'sdpa', unnamed: true }],
   ['GroupQueryAttention that rotates', 'llama', { attention: 'gqa', rotates: true }],
   ['GroupQueryAttention of packed inputs that rotates', 'qwen2', { attention: 'gqa', rotates: true, packed: true }],
   ['GroupQueryAttention with a scale of its own', 'llama', { attention: 'gqa', rotates: true, scale: 0.3 }],

@@ -58,16 +58,20 @@ describe.each(testDevices())('silu_mul_backward on %s', (_, device) => {
       const forward = (z: number, factor: number) => (z / (1 + Math.exp(-z))) * factor;
       const [dGate, dUp] = [new Poisoned(device, 'f32', [T, F], padding), new Poisoned(device, 'f32', [T, F], padding)];
       const inputs = [dy, gate, up].map((values) => padded(device, values, [T, F], padding)) as [Tensor, Tensor, Tensor];
-      siluMulBackward(dGate.view, dUp.view, ...inputs);
+      const activated = new Poisoned(device, 'f32', [T, F], padding);
+      siluMulBackward(dGate.view, dUp.view, ...inputs, activated.view);
       const [gates, ups] = [await dGate.read(), await dUp.read()];
+      const output = Float64Array.from(gate, (z, i) => forward(z, up[i]!));
+      expectClose(await activated.read(), output, (i) => 8 * F32_ROUNDING * Math.abs(output[i]!) + 1e-30);
       const sample = Array.from({ length: Math.min(T * F, 50) }, () => Math.floor(uniform() * T * F));
       const [z, factor] = [Float64Array.from(sample, (i) => gate[i]!), Float64Array.from(sample, (i) => up[i]!)];
       const loss = () => sample.reduce((sum, i, n) => sum + dy[i]! * forward(z[n]!, factor[n]!), 0);
       expectGradient(sample.map((i) => gates[i]!), differences(loss, z), 128);
       expectGradient(sample.map((i) => ups[i]!), differences(loss, factor), 64);
-      siluMulBackward(inputs[1], inputs[2], ...inputs);
+      siluMulBackward(inputs[1], inputs[2], ...inputs, inputs[0]);
       expectSame(await inputs[1].read(), gates);
       expectSame(await inputs[2].read(), ups);
+      expectSame(await inputs[0].read(), await activated.read());
     });
     await fc.assert(property, RUNS);
   });
@@ -82,12 +86,13 @@ describe.each(testDevices())('silu_mul_backward on %s', (_, device) => {
 
   test('arguments are checked', () => {
     const f32 = (...shape: number[]) => device.tensor('f32', shape);
-    const good: Parameters<typeof siluMulBackward> = [f32(2, 4), f32(2, 4), f32(2, 4), f32(2, 4), f32(2, 4)];
-    for (let index = 0; index < 5; index++) {
+    const good: Parameters<typeof siluMulBackward> = [f32(2, 4), f32(2, 4), f32(2, 4), f32(2, 4), f32(2, 4), f32(2, 4)];
+    expect(refusal(() => siluMulBackward(...(good.with(5, good[0]) as typeof good)))).toBe('INVALID_ARGUMENT');
+    for (let index = 0; index < 6; index++) {
       const refused = (value: unknown) => refusal(() => siluMulBackward(...(good.with(index, value as never) as typeof good)));
       expect(refused(device.tensor('bf16', [2, 4]))).toBe('DTYPE');
       expect(refused(f32(2, 5))).toBe('SHAPE');
-      expect(refused(undefined)).toBe('INVALID_ARGUMENT');
+      if (index < 5) expect(refused(undefined)).toBe('INVALID_ARGUMENT');
     }
   });
 });

@@ -17,7 +17,8 @@ interface Case {
   padding: number;
   /** The type of x; bf16 where the device takes it. */
   input: 'f32' | 'bf16';
-  accumulate: boolean;
+  /** What is added: what the output holds, or another matrix. */
+  base: 'none' | 'out' | 'other';
 }
 
 const cases: fc.Arbitrary<Case> = fc.record({
@@ -29,7 +30,7 @@ const cases: fc.Arbitrary<Case> = fc.record({
   packed: fc.boolean(),
   padding: paddings,
   input: floatTypes,
-  accumulate: fc.boolean(),
+  base: fc.constantFrom('none' as const, 'out' as const, 'other' as const),
 });
 
 /** The product, added to `before`, and for every element by how much rounding may change it. */
@@ -58,7 +59,7 @@ function reference(
 }
 
 async function check(device: Device, given: Case, seed: number): Promise<void> {
-  const { rows, stack, depth, dtype, bias, packed, padding, accumulate } = given;
+  const { rows, stack, depth, dtype, bias, packed, padding, base } = given;
   const uniform = random(seed);
   const columns = packed ? stack.reduce((sum, count) => sum + count, 0) : stack[0]!;
   const x = inType(normals(rows * depth, uniform), device.name === 'cpu' ? 'f32' : given.input);
@@ -68,9 +69,11 @@ async function check(device: Device, given: Case, seed: number): Promise<void> {
   const whole = padded(device, weight.data, [columns, depth], padding);
   const operand = packed ? packWeight(...parts(whole, stack)) : whole;
   const out = new Poisoned(device, 'f32', [rows, columns], padding);
-  const before = accumulate ? normals(rows * columns, uniform, 3) : new Float32Array(rows * columns);
-  if (accumulate) out.view.write(before);
-  matmul(out.view, view, operand, biases && device.from(biases.data), accumulate);
+  const before = base === 'none' ? new Float32Array(rows * columns) : normals(rows * columns, uniform, 3);
+  if (base === 'out') out.view.write(before);
+  const other = padded(device, before, [rows, columns], (padding * 3) % 7);
+  matmul(out.view, view, operand, biases && device.from(biases.data), base === 'other' ? other : base === 'out');
+  if (base === 'other') expectSame(await other.read(), before);
   // The tensor cores of a GPU take x as bf16 to bf16 weights.
   const rounding = device.precision === 'bf16' && dtype === 'bf16' ? BF16_ROUNDING : 0;
   const expected = reference(before, x.values, weight.values, biases && biases.values, given, rounding);
@@ -175,6 +178,10 @@ describe.each(testDevices())('matmul on %s', (_, device) => {
     expect(refused(1, device.tensor('bf16', [2, 4]))).toBe(device.name === 'cpu' ? 'DTYPE' : 'no error');
     expect(refused(1, f32(2, 5))).toBe('SHAPE');
     expect(refused(4, 1)).toBe('INVALID_ARGUMENT');
+    expect(refused(4, f32(2, 4))).toBe('SHAPE');
+    expect(refused(4, device.tensor('bf16', [2, 3]))).toBe('DTYPE');
+    const rows = f32(3, 3);
+    expect(refusal(() => matmul(rows.slice(0, 0, 2), f32(2, 4), f32(3, 4), null, rows.slice(0, 1, 3)))).toBe('INVALID_ARGUMENT');
     expect(refused(1, f32(2))).toBe('SHAPE');
     expect(refused(2, device.tensor('i32', [3, 4]))).toBe('DTYPE');
     expect(refused(2, f32(4, 4))).toBe('SHAPE');

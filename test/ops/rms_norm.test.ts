@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { rmsNorm, rmsNormBackward } from '../../lib/ops.js';
+import { bf16ToFloats, floatsToBf16, rmsNorm, rmsNormBackward } from '../../lib/ops.js';
 import { normals, random } from '../support/device.js';
 import { differences, dot, expectGradient } from '../support/gradients.js';
 import {
@@ -132,7 +132,9 @@ describe.each(testDevices())('rms_norm_backward on %s', (_, device) => {
         if (accumulate) dx.view.write(normals(rows * C, random(seed + 1)));
         const dWeight = device.from(before);
         const gradient = padded(device, dy, shape, (padding * 3) % 7);
-        rmsNormBackward(dx.view, dWeight, gradient, padded(device, x, shape, padding), device.from(weight.data), epsilon, accumulate);
+        const copy = new Poisoned(device, 'bf16', shape, padding);
+        rmsNormBackward(dx.view, dWeight, gradient, padded(device, x, shape, padding), device.from(weight.data), epsilon, accumulate, copy.view);
+        expectSame(await copy.read(), bf16ToFloats(floatsToBf16(await dx.read())));
         const there = accumulate ? normals(rows * C, random(seed + 1)) : new Float32Array(rows * C);
         const tolerance = (i: number) => 64 * F32_ROUNDING * (terms[i]! + Math.abs(there[i]!));
         expectClose(await dx.read(), expected.map((value, i) => value + there[i]!), tolerance);

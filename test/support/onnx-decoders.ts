@@ -22,12 +22,14 @@ export interface Style {
   packed?: boolean;
   /** Cosines and sines from tables that are cut to the length of past and present, as in older models. */
   tables?: boolean;
-  /** Everything in f16. */
+  /** Everything in f16, and ids and positions in i32. */
   half?: boolean;
   /** Weights as MatMulNBits. */
   quantised?: boolean;
   /** The MLP reads what attention reads, and does not wait for it. */
   parallel?: boolean;
+  /** Nodes have no names. */
+  unnamed?: boolean;
   /** A factor of the scores other than 1 / sqrt(D). */
   scale?: number;
   /** Attributes of GroupQueryAttention that spkv does not honour. */
@@ -40,7 +42,9 @@ type Weight = (name: string) => Float32Array;
 export async function writeDecoder(dir: string, config: Json, tensors: ReadonlyMap<string, Uint16Array>, style: Style): Promise<string> {
   const decoder = new DecoderWriter(config, (name) => bf16ToFloats(tensors.get(name)!), (name) => tensors.has(name), style);
   const path = join(dir, 'model.onnx');
-  writeFileSync(path, (await loadCodec()).encode(decoder.write().build()));
+  const model = decoder.write().build();
+  if (style.unnamed) for (const node of model.graph!.node!) delete node.name;
+  writeFileSync(path, (await loadCodec()).encode(model));
   return path;
 }
 
@@ -50,8 +54,9 @@ export async function decoderLogits(path: string, config: Json, style: Style, id
   const past: OnnxTensor = style.half
     ? { type: 'float16', data: new Uint16Array(0), dims: [1, config['num_key_value_heads'] as number, 0, config['head_dim'] as number] }
     : { type: 'float32', data: new Float32Array(0), dims: [1, config['num_key_value_heads'] as number, 0, config['head_dim'] as number] };
-  const feeds: Record<string, OnnxTensor> = { input_ids: longs(ids), attention_mask: longs(ids.map(() => 1)) };
-  if (!style.rotates) feeds['position_ids'] = longs([...ids.keys()]);
+  const integers = (values: readonly number[]): OnnxTensor => (style.half ? { type: 'int32', data: Int32Array.from(values), dims: [1, values.length] } : longs(values));
+  const feeds: Record<string, OnnxTensor> = { input_ids: integers(ids), attention_mask: longs(ids.map(() => 1)) };
+  if (!style.rotates) feeds['position_ids'] = integers([...ids.keys()]);
   for (let layer = 0; layer < (config['num_hidden_layers'] as number); layer++) for (const part of ['key', 'value']) feeds[`past_key_values.${layer}.${part}`] = past;
   const { logits } = await runOnnx(path, feeds);
   return logits!.data as Float32Array;
@@ -95,9 +100,10 @@ class DecoderWriter {
   write(): GraphBuilder {
     const g = this.#g;
     const { L, V } = this.#sizes;
-    const ids = g.input('input_ids', 'i64', ['batch', 'sequence']);
+    const integer = this.style.half ? 'i32' : 'i64';
+    const ids = g.input('input_ids', integer, ['batch', 'sequence']);
     const attentionMask = g.input('attention_mask', 'i64', ['batch', 'total']);
-    const shared = this.#shared(attentionMask, this.style.rotates ? undefined : g.input('position_ids', 'i64', ['batch', 'sequence']));
+    const shared = this.#shared(attentionMask, this.style.rotates ? undefined : g.input('position_ids', integer, ['batch', 'sequence']));
     let x = g.node('Gather', [this.#constant(this.weight('model.embed_tokens.weight'), [V, this.#sizes.C]), ids]);
     for (let layer = 0; layer < L; layer++) x = this.#layer(layer, x, shared);
     const head = this.config['tie_word_embeddings'] ? 'model.embed_tokens' : 'lm_head';

@@ -90,6 +90,20 @@ describe('a step', () => {
     expect(parts[0]!.kept!.map((count, i) => count + parts[1]!.kept![i]!)).toEqual(once.kept);
   });
 
+  test('micro-batches that are begun before the one ahead has ended give the same', async () => {
+    using parameters = await tinyParameters(device, root);
+    using step = new TrainingStep(parameters, { tokens: 40 });
+    const both = [documents(batch, 0, 1), documents(batch, 1, 3)];
+    const apart: BatchResult[] = [];
+    for (const part of both) apart.push(await step.accumulate(part, 'soft'));
+    const expected = await parameters.gradients.readFloats();
+    await step.update({ learningRate: 0 });
+    const ahead = await Promise.all(both.map((part) => step.accumulate(part, 'soft')));
+    if (ordered) expect(ahead).toEqual(apart);
+    expectEqual(await parameters.gradients.readFloats(), expected);
+    expect((await step.update({ learningRate: 0 })).gradientNorm).toBeGreaterThan(0);
+  });
+
   test('counts the pairs that thresholds keep', async () => {
     using parameters = await tinyParameters(device, root);
     using step = new TrainingStep(parameters, { tokens: 60, thresholds: [0.5, 0, 1] });
@@ -190,6 +204,19 @@ describe('what goes wrong', () => {
     weight.write(before);
     parameters.refresh();
     expect((await step.accumulate(batch, 'soft')).loss).toBeGreaterThan(0);
+  });
+
+  test('the layer is named although the next micro-batch, which is sound, has come after it', async () => {
+    using parameters = await tinyParameters(device, root);
+    using step = new TrainingStep(parameters, { tokens: 60 });
+    const row = parameters.layout.part(parameters.values, 'model.embed_tokens.weight').slice(0, 47, 48);
+    row.write(new Float32Array(row.size).fill(Infinity));
+    parameters.refresh();
+    const sound = { ...batch, ids: batch.ids.map((id) => (id === 47 ? 46 : id)) };
+    const running = [{ ...batch, ids: sound.ids.with(7, 47) }, sound].map((part) => step.accumulate(part, 'soft'));
+    await expectError(() => running[0], 'NON_FINITE', 'Step 1', 'the embedding is not');
+    expect((await running[1]!).loss).toBeGreaterThan(0);
+    await expectError(() => step.update({ learningRate: 1 }), 'INVALID_ARGUMENT', 'accumulate');
   });
 
   test('a gradient that is not finite changes nothing', async () => {

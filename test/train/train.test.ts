@@ -216,6 +216,14 @@ describe('refuses', () => {
     await expectError(() => train(tinyRun(task, join(root, 'a-file'))), 'FILE', /a-file/);
   });
 
+  test('data that is too little, and leaves nothing in the way of another attempt', async () => {
+    const out = fresh();
+    const data = join(root, 'little.jsonl');
+    writeFileSync(data, '{"ids":[1,2,3]}\n');
+    await expectError(() => train(tinyRun({ ...task, data }, out)), 'INVALID_ARGUMENT', 'at least 49 tokens of data for a sequence length of 48 but there are 2: give more data, or lower sequenceLength');
+    expect((await train(tinyRun(task, out))).finished).toBe(true);
+  });
+
   test('a run that cannot fit into memory, and says what to lower', async () => {
     const out = fresh();
     const { model } = await writeTinyTask(fresh(), { max_position_embeddings: 2 ** 20 });

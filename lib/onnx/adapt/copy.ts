@@ -109,7 +109,8 @@ export class Copy {
 
 function renamed(node: NodeProto, prefix: string, nameOf: (value: string) => string): NodeProto {
   const output = (node.output ?? []).map((value) => (value === '' ? '' : `${prefix}${value}`));
-  return { ...inner(node, nameOf), name: `${prefix}${node.name ?? ''}`, output };
+  // Nodes may have no name, but not the same one.
+  return { ...inner(node, nameOf), ...(node.name && { name: `${prefix}${node.name}` }), output };
 }
 
 /** A node with the values that it takes from around it renamed. */

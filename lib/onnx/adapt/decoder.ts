@@ -26,14 +26,14 @@ export class AdaptedDecoder implements SplitDecoder {
   }
 
   begin(graph: GraphBuilder, ids: string, positions: string): AttentionInputs {
-    const given = new Map([[IDS, this.#batch(graph, ids)], [POSITIONS, this.#batch(graph, positions)]]);
+    const given = new Map([[IDS, this.#integers(graph, IDS, ids)], [POSITIONS, this.#integers(graph, POSITIONS, positions)]]);
     const sizes = graph.node('Shape', [given.get(IDS)!]);
     return this.#attentionInputs(graph, 0, this.#copy(graph, 0, given, sizes), positions);
   }
 
   between(graph: GraphBuilder, layer: number, context: string, residual: string, positions: string): AttentionInputs {
     const { given, sizes } = this.#after(graph, layer, context, residual);
-    given.set(POSITIONS, this.#batch(graph, positions));
+    given.set(POSITIONS, this.#integers(graph, POSITIONS, positions));
     return this.#attentionInputs(graph, layer + 1, this.#copy(graph, layer + 1, given, sizes), positions);
   }
 
@@ -121,6 +121,12 @@ export class AdaptedDecoder implements SplitDecoder {
   /** [1, ...] */
   #batch(graph: GraphBuilder, value: string): string {
     return graph.node('Unsqueeze', [value, graph.ints(0)]);
+  }
+
+  /** [1, T] of the type that the source graph has. */
+  #integers(graph: GraphBuilder, source: string, value: string): string {
+    const batch = this.#batch(graph, value);
+    return this.cuts.source.element(source) === 'i32' ? graph.node('Cast', [batch], { to: elementCode('i32') }) : batch;
   }
 
   #matrix(graph: GraphBuilder, value: string, columns: number): string {

@@ -53,7 +53,7 @@ export class Rows {
     // The last token of a row is predicted too, so that one more is needed.
     this.perPass = Math.floor((total - 1) / this.sequenceLength);
     if (this.perPass < 1) {
-      throw new SpkvError('INVALID_ARGUMENT', `Expected at least ${this.sequenceLength + 1} tokens of data for a sequence length of ${this.sequenceLength} but there are ${total}`);
+      throw new SpkvError('INVALID_ARGUMENT', `Expected at least ${this.sequenceLength + 1} tokens of data for a sequence length of ${this.sequenceLength} but there are ${total}: give more data, or lower sequenceLength`);
     }
   }
 

@@ -111,7 +111,7 @@ function summary(start: StartRecord | undefined, steps: readonly StepRecord[], v
     const hard = validation.hard.map(({ threshold, loss, density }) => `${loss.toFixed(4)} at τ ${threshold} (${(100 * density).toFixed(0)} % kept)`);
     parts.push(`validation ${validation.dense.toFixed(4)} with gates open${hard.length > 0 ? `, ${hard.join(', ')}` : ''}`);
   }
-  return element('p', {}, `${escape(parts.join('; '))}. ${escape(start.device)}.`);
+  return element('p', {}, `${escape(parts.join('; '))}. ${escape(start.ranks > 1 ? `${start.ranks} × ${start.device}` : start.device)}.`);
 }
 
 function settingsTable({ settings, parameters, trainingTokens }: StartRecord): string {

@@ -1,5 +1,5 @@
 // Several processes train together on the CPU, with sockets in place of NCCL.
-import { cpSync, readdirSync, readFileSync } from 'node:fs';
+import { cpSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type ErrorCode, SpkvError } from '../../../lib/errors.js';
 import { type LogRecord, type StepRecord, train, type TrainEvent, type TrainOptions, type TrainResult, type ValidationRecord } from '../../../lib/train/index.js';
@@ -93,6 +93,24 @@ test('killed, a process ends the others; all go on from the last checkpoint, and
   expect(step).toBeGreaterThanOrEqual(before + 2);
   expect(saved()).toBe(step);
   expect(logOf(options.out).filter((event) => event.kind === 'save' && event.step === step).length).toBe(1);
+});
+
+test('rank 0 stops tokenising when another is killed', async () => {
+  const data = join(root, 'long.txt');
+  writeFileSync(data, 'def walk(self):\n    return [self.left, self.right]\n\n'.repeat(120_000));
+  const { threads, peakFlops } = run();
+  const options: TrainOptions = { model: 'models/code-6m-spkv', data, out: fresh(), device: 'cpu', threads: threads!, peakFlops: peakFlops!, sequenceLength: 64, batchSize: 2, steps: 1 };
+  let killed = false;
+  const [first] = await trainTogether(2, options, {
+    onEvent: (_, children) => {
+      if (!killed) children[1]!.kill('SIGKILL');
+      killed = true;
+    },
+  });
+  expect(first!.error).toEqual({ code: 'RANK', message: expect.stringContaining('Rank 1 of 2 has ended') });
+  const last = first!.events.at(-1) as unknown as { kind: string; done: number; total: number };
+  expect(last.kind).toBe('tokenise');
+  expect(last.done).toBeLessThan(last.total);
 });
 
 test('rank 0 that is killed ends the others', async () => {
