@@ -5,6 +5,8 @@ export default {
   testEnvironment: 'node',
   roots: ['<rootDir>/test'],
   testMatch: ['**/*.test.ts'],
+  // Those for several GPUs run where SPKV_TEST_GPUS says that there are some.
+  testPathIgnorePatterns: ['/node_modules/', ...(process.env.SPKV_TEST_GPUS ? [] : ['/gpus\\.test\\.ts$'])],
   setupFiles: ['<rootDir>/test/support/seed.ts'],
   extensionsToTreatAsEsm: ['.ts'],
   moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': '$1' },

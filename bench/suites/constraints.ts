@@ -11,7 +11,7 @@ import type { Result, Settings } from './suite.js';
 
 const SOURCES = fileURLToPath(new URL('../../lib', import.meta.url));
 const VOCABULARY = 128_000;
-const NEW_TOKENS = 200;
+const NEW_TOKENS = 120;
 /** Most that a constraint may cost. */
 const TARGET = 0.9;
 

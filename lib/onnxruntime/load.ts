@@ -70,10 +70,10 @@ function checked(opts: Omit<OnnxModelOptions, 'route' | 'intraOpNumThreads'>): C
 
 /** 'auto' is the CPU here. */
 function openCpu(given: CheckedOptions): Device {
-  const device = openModelDevice({ ...given, device: given.device === undefined || given.device === 'auto' ? 'cpu' : given.device });
-  if (device.name === 'cpu') return device;
-  if (device !== given.device) device.dispose();
-  throw new SpkvError('DEVICE', `Exported models run on the CPU, not on ${device.name}`);
+  const { device = 'auto' } = given;
+  const name = typeof device === 'string' ? device : device?.name;
+  if (typeof name === 'string' && name.startsWith('cuda')) throw new SpkvError('DEVICE', `Exported models run on the CPU, not on ${name}`);
+  return openModelDevice({ ...given, device: device === 'auto' ? 'cpu' : device });
 }
 
 function configOf({ model, spkv }: OnnxManifest): NetworkConfig {

@@ -109,6 +109,8 @@ describe.each(ROUTES)('%s', (route) => {
     await expectError(() => loadModel(dir, { intraOpNumThreads: 0 }), 'INVALID_ARGUMENT', 'intraOpNumThreads');
     await expectError(() => loadModel(dir, { precision: 'f32' } as never), 'INVALID_ARGUMENT', 'precision');
     await expectError(() => loadModel(dir, { treads: 2 } as never), 'INVALID_ARGUMENT', 'did you mean "threads"');
+    await expectError(() => loadModel(dir, { device: 'cuda:0' }), 'DEVICE', 'run on the CPU, not on cuda:0');
+    await expectError(() => loadModel(dir, { device: 'cpi' }), 'INVALID_ARGUMENT', 'device');
     await expectError(() => loadModel(5 as never), 'INVALID_ARGUMENT', 'dir');
   });
 

@@ -77,7 +77,7 @@ describe.each(ROUTES)('%s', (route) => {
     const { rss, ...state } = start;
     expect(state).toMatchObject({ live: NONE, children: [] });
     expect(end).toMatchObject(state);
-    expect(end.rss - rss).toBeLessThan(160 * MIB); // fifteen models have 360 MiB of weights
+    expect(end.rss - rss).toBeLessThan(160 * MIB); // the weights of fifteen models are 360 MiB; those of parts are not here
   }, LIMIT_MS);
 });
 

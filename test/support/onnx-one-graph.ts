@@ -22,7 +22,7 @@ export async function runOneGraph(dir: string, ids: readonly number[], rows: rea
   const codec = await loadCodec();
   const model = codec.decode(readFileSync(join(dir, file!)));
   const { utilities, attributes } = replaceOperators(model, ids.length);
-  const path = join(dir, 'stand-in.onnx');
+  const path = join(dir, `stand-in-${ids.length}.onnx`); // sessions are kept by path
   writeFileSync(path, codec.encode(model));
   const longs = (values: readonly number[]): OnnxTensor => ({ type: 'int64', data: BigInt64Array.from(values, BigInt), dims: [values.length] });
   const ints = (...values: number[]): OnnxTensor => ({ type: 'int32', data: Int32Array.from(values), dims: [values.length] });

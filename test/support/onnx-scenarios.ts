@@ -52,7 +52,7 @@ const descriptors = () => (process.platform === 'linux' ? readdirSync('/proc/sel
 const scenarios: Record<string, () => Promise<unknown>> = {
   /** Workers are terminated while onnxruntime runs for them. */
   async terminate() {
-    for (let i = 0; i < 5; i++) {
+    for (let i = 0; i < 4; i++) {
       const busy = new Worker(`import('tsx/esm/api').then(({ register }) => { register(); return import('${import.meta.url}'); })`, {
         eval: true, workerData: ['begin', dir, route],
       });
@@ -98,7 +98,8 @@ const scenarios: Record<string, () => Promise<unknown>> = {
       await until(() => liveAllocations().tensors === 0 && children().length === 0);
       return { live: liveAllocations(), children: children(), descriptors: descriptors(), rss: process.memoryUsage().rss };
     };
-    return { start: await round(5), end: await round(15) };
+    // What memory and caches grow to at first is no leak.
+    return route === 'graph' ? { start: await round(5), end: await round(15) } : { start: await round(2), end: await round(5) };
   },
 
   /** The process that runs the parts is killed. */

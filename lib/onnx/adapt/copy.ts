@@ -11,7 +11,7 @@ const SAME_SIZES = [
 ];
 
 /**
- * Copies the nodes between two cuts into a graph. Names get the prefix `prefix`, so that several stretches can stand
+ * Copies the nodes between two cuts into a graph. Names get the prefix of their part, so that several parts can stand
  * in one graph. `given` are source values that are there already, under other names.
  */
 export class Copy {
@@ -66,6 +66,7 @@ export class Copy {
   #unreachable(value: string, user: NodeProto | undefined): Error {
     const { source } = this.cuts;
     const what = user ? nodeName(user) : 'the graph';
+    if (this.cuts.attentionOf(value) !== undefined) return source.unsupported(what, `needs what attention ${this.cuts.attentionOf(value)} gave after attention ${this.stage - 1}`);
     if (!source.inputs.has(value)) return source.malformed(`${what} needs the value "${value}", which nothing makes`);
     return source.unsupported(what, `needs the input "${value}" after attention ${this.stage - 1}, where it is not known any more`);
   }

@@ -8,13 +8,14 @@ import { temporaryDirectory } from '../../support/files.js';
 import { trainTogether } from '../../support/ranks.js';
 import { tinyRun, writeTinyTask } from '../../support/tiny-task.js';
 
-const count = Number(process.env['SPKV_TEST_GPUS'] ?? 0);
+const count = Number(process.env['SPKV_TEST_GPUS']);
+if (!(count > 1)) throw new Error('Expected at least 2 for SPKV_TEST_GPUS');
 const root = temporaryDirectory();
 const task = await writeTinyTask(root);
 const nccl = { env: () => ({ SPKV_TEST_REDUCTION: 'nccl' }) };
 
 function run(name: string, changes: Partial<TrainOptions> = {}): TrainOptions {
-  const { threads: _, device: __, ...options } = tinyRun(task, join(root, name), { batchSize: 2 * Math.max(1, count), microBatch: 1, ...changes });
+  const { threads: _, device: __, ...options } = tinyRun(task, join(root, name), { batchSize: 2 * count, microBatch: 1, ...changes });
   return options;
 }
 
@@ -23,7 +24,7 @@ function stepsOf(name: string): StepRecord[] {
   return lines.map((line) => JSON.parse(line) as LogRecord).filter((event): event is StepRecord => event.kind === 'step');
 }
 
-(count > 1 ? describe : describe.skip)(`${count} GPUs`, () => {
+describe(`${count} GPUs`, () => {
   test('learn what one does with the same batch', async () => {
     await train({ ...run('one'), device: 'cuda:0' });
     const results = await trainTogether(count, run('all'), nccl);
