@@ -26,6 +26,8 @@ let messages = [];
 /** @type {AbortController | undefined} */
 let running;
 let due = false;
+/** The answer in the conversation, as long as it is written. */
+const growing = create('p');
 
 const text = new HeatText(byId('text'), (at) => {
   const found = at === undefined ? undefined : answer.tokens[at];
@@ -159,6 +161,8 @@ function soon() {
 
 function show() {
   text.update();
+  growing.textContent = answer.text;
+  turns.scrollTop = turns.scrollHeight;
   grid.update(answer);
   const { held, dense } = answer.pairs;
   const known = answer.tokens.length > 0;
@@ -170,7 +174,7 @@ function show() {
 
 /** @param {boolean} now */
 function busy(now) {
-  byId('go', HTMLButtonElement).disabled = now;
+  for (const control of [byId('go', HTMLButtonElement), byId('modes', HTMLFieldSetElement), anew]) control.disabled = now;
   stop.disabled = !now;
   byId('text').ariaBusy = String(now);
   if (!now) return;
@@ -184,6 +188,7 @@ function showTurns() {
   turns.hidden = shown.length === 0;
   anew.hidden = shown.length === 0;
   turns.replaceChildren(...shown.map(({ role, content }) => create('li', role, create('b', '', role === 'user' ? 'You' : 'Model'), create('p', '', content))));
+  if (running && shown.length > 0) turns.append(create('li', 'assistant', create('b', '', 'Model'), growing));
   turns.scrollTop = turns.scrollHeight;
 }
 

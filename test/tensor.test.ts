@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { bf16ToFloats, floatsToBf16, liveAllocations, SpkvError, Tensor } from '../lib/ops.js';
 import * as ops from '../lib/ops.js';
 import { collectGarbage, testDevice } from './support/device.js';
+import { expectError } from './support/errors.js';
 
 const device = testDevice();
 
@@ -94,6 +95,12 @@ test('work in flight keeps what it needs', async () => {
   ops.add(out, a, a);
   a.dispose();
   expect(Array.from(await out.read())).toEqual([2, 4, 6, 8]);
+});
+
+test('what is too large to be read is an error, and nothing worse', async () => {
+  const tensor = device.tensor('f32', [2 ** 18]);
+  await expectError(() => tensor.view([2 ** 18, 2 ** 18], [0, 1], 0).read(), 'OUT_OF_MEMORY', 'Could not allocate 274877906944 bytes to read a tensor');
+  expect((await tensor.read()).length).toBe(2 ** 18);
 });
 
 test('bad arguments are refused by code', () => {

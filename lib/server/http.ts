@@ -21,6 +21,8 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     /** Needs no key, and is answered while the server closes. */
     open?: boolean;
+    /** Is asked for so often that its lines are for debugging only. */
+    frequent?: boolean;
   }
 }
 
@@ -73,7 +75,7 @@ export function createApp(options: ResolvedServerOptions, metrics: Metrics, log:
       const status = reply.raw.writableFinished ? reply.statusCode : 499;
       metrics.answered(request.routeOptions.url ?? 'unknown', status);
       const milliseconds = Math.round(reply.elapsedTime);
-      request.log.info({ method, url, status, milliseconds, ip, ...(request.usage && { usage: request.usage }) }, 'answered');
+      request.log[request.routeOptions.config.frequent ? 'debug' : 'info']({ method, url, status, milliseconds, ip, ...(request.usage && { usage: request.usage }) }, 'answered');
     });
     // A page of another site may make a browser believe that its name is this machine's.
     if (apiKeys.length === 0 && state.local() && !LOOPBACK.test(request.host)) {

@@ -42,7 +42,7 @@ export function infoRoutes(app: FastifyInstance, service: Service, metrics: Metr
     reply.type(metrics.registry.contentType);
     return metrics.registry.metrics();
   });
-  app.get('/stats', { schema: { summary: 'The server at this moment, as the page shows it', response: STATS_ANSWERS, tags: ['operation'] } }, async () => {
+  app.get('/stats', { config: { frequent: true }, schema: { summary: 'The server at this moment, as the page shows it', response: STATS_ANSWERS, tags: ['operation'] } }, async () => {
     const { requests, texts, tokens, pool, density, preemptions, prefixes } = service.engine.stats();
     const { usedPages: used_pages, capacityPages: capacity_pages, pageBytes: page_bytes } = pool;
     return { requests, texts, tokens, pool: { used_pages, capacity_pages, page_bytes }, density, preemptions, prefixes };

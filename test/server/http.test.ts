@@ -47,6 +47,13 @@ test('a page of another site cannot use a server that needs no key', async () =>
   expect((await running.post('/v1/completions', JSON.stringify(ASK), { 'content-type': 'text/plain' })).status).toBe(415);
 });
 
+test.each([['0.0.0.0', [], true], ['0.0.0.0', ['key'], false], ['127.0.0.1', [], false]])('at %s with the keys %j: open to everybody: %s', async (host, apiKeys, exposed) => {
+  await using server = await createServer(model, { apiKeys });
+  expect(server.exposed).toBe(false);
+  await server.listen({ host, port: 0 });
+  expect(server.exposed).toBe(exposed);
+});
+
 test('the model is listed, and described by its name', async () => {
   await using running = await startServer(model, { name: 'small' });
   const card = { id: 'small', object: 'model', owned_by: 'spkv', max_model_len: 4096, threshold: 0.5, window: 128 };

@@ -179,6 +179,23 @@ test('a sum that is not finite stops all ranks before it reaches the weights, wi
   await expectAll(ranksTrain(2, () => options, poisoned), 'NON_FINITE', /^(Rank \d: )?Step 4: the gradient of the output is not finite; the weights are as they were; the last checkpoint is .*step-00000002/);
 });
 
+test('memory that runs out in the middle of a run ends all ranks, says what is needed and what to lower; they go on from the last checkpoint', async () => {
+  const options = run();
+  const greedy: OpenReduction = async (device, group) => {
+    const reduction = await openSockets(device, group);
+    let joins = 0;
+    const join = async () => {
+      await reduction.join();
+      // A tensor of 256 GiB, all of whose rows are the same.
+      if (++joins === 4 && group.rank === 1) await device.tensor('f32', [2 ** 18]).view([2 ** 18, 2 ** 18], [0, 1], 0).read();
+    };
+    return { ...reduction, join };
+  };
+  await expectAll(ranksTrain(2, () => options, greedy), 'OUT_OF_MEMORY', /^(Rank 1: )?Training needs about .* for weights and optimiser, .* for the activations of 2 × 48 tokens; Could not allocate \d+ bytes to read a tensor\. Lower microBatch \(now 2\) or sequenceLength \(now 48\), or turn recompute on$/);
+  expect(readdirSync(options.out).filter((name) => /^\.?step-/.test(name))).toEqual(['step-00000002']);
+  for (const { result } of await ranksTrain(2, () => resume(options.out))) expect(result).toMatchObject({ step: 6, finished: true });
+});
+
 test('needles are asked for on all ranks, and give what one gives', async () => {
   const options = (): TrainOptions & { out: string } => ({
     model: 'models/code-6m-spkv', data: 'models/sample.py', out: fresh(), device: 'cpu', threads: 1, peakFlops: 1e9, steps: 1, sequenceLength: 400,
