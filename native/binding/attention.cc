@@ -16,15 +16,10 @@ Napi::Value attention(const Napi::CallbackInfo& info) {
   params.values = call.tensor("values", kF32, "T G D");
   params.utilities = call.optional_tensor("utilities", kF32, "T G");
   params.cache = call.cache("cache").cache.get();
-  const CacheGeometry& geometry = params.cache->geometry();
-  call.bind('G', geometry.kv_heads, "KV heads of the cache");
-  call.bind('D', geometry.head_dim, "head size of the cache");
+  const CacheGeometry& geometry = call.bind_geometry(*params.cache);
   params.layer = call.integer("layer", 0, geometry.layers - 1);
-  params.slots = call.tensor("slots", kI32, "B");
-  params.offsets = call.tensor("offsets", kI32, "O");
+  call.batch(&params);
   params.scale = static_cast<float>(call.number("scale"));
-  call.check(call.dimension('O') == call.dimension('B') + 1, Code::kShape,
-             "Expected one more offset than slots");
   call.check(call.dimension('H') > 0 && call.dimension('H') % call.dimension('G') == 0, Code::kShape,
              "Expected the query heads H of q to be a multiple of the KV heads G of keys");
   call.enqueue(params, &Operations::attention);

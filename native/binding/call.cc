@@ -173,6 +173,14 @@ CacheHandle& Call::cache(const char* name) {
   return handle;
 }
 
+const CacheGeometry& Call::bind_geometry(const Cache& cache) {
+  const CacheGeometry& geometry = cache.geometry();
+  bind('L', geometry.layers, "layers of the cache");
+  bind('G', geometry.kv_heads, "KV heads of the cache");
+  bind('D', geometry.head_dim, "head size of the cache");
+  return geometry;
+}
+
 bool Call::may_share(const Argument& output, const Argument& input) const {
   if (!same_view(output.view, input.view)) return false;
   for (const InPlace& pair : in_place_)

@@ -51,6 +51,15 @@ class Call {
   int64_t integer(const char* name, int64_t min, int64_t max);
   bool boolean(const char* name);
   CacheHandle& cache(const char* name);
+  // Binds the letters of a cache's geometry: "L" layers, "G" KV heads, "D" head size.
+  const CacheGeometry& bind_geometry(const Cache& cache);
+  // Reads "slots" and "offsets": which sequences a step is for, and which of its tokens are whose.
+  template <typename Params>
+  void batch(Params* params) {
+    params->slots = tensor("slots", kI32, "B");
+    params->offsets = tensor("offsets", kI32, "O");
+    check(dimension('O') == dimension('B') + 1, Code::kShape, "Expected one more offset than slots");
+  }
   // A tensor of any shape whose elements lie one after another.
   View contiguous(const char* name, bool written);
   const Operations& operations() const { return state_->device->operations(); }

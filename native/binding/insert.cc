@@ -11,17 +11,11 @@ Napi::Value insert(const Napi::CallbackInfo& info) {
   Call call(info, "insert");
   InsertParams params;
   params.cache = call.cache("cache").cache.get();
-  const CacheGeometry& geometry = params.cache->geometry();
-  call.bind('L', geometry.layers, "layers of the cache");
-  call.bind('G', geometry.kv_heads, "KV heads of the cache");
-  call.bind('D', geometry.head_dim, "head size of the cache");
+  call.bind_geometry(*params.cache);
   params.keys = call.tensor("keys", kF32, "L T G D");
   params.values = call.tensor("values", kF32, "L T G D");
   params.utilities = call.optional_tensor("utilities", kF32, "L T G");
-  params.slots = call.tensor("slots", kI32, "B");
-  params.offsets = call.tensor("offsets", kI32, "O");
-  call.check(call.dimension('O') == call.dimension('B') + 1, Code::kShape,
-             "Expected one more offset than slots");
+  call.batch(&params);
   call.enqueue(params, &Operations::insert);
   return info.Env().Undefined();
 }
@@ -32,10 +26,7 @@ Napi::Value positions(const Napi::CallbackInfo& info) {
   PositionsParams params;
   params.out = call.output("out", kI32, "T");
   params.cache = call.cache("cache").cache.get();
-  params.slots = call.tensor("slots", kI32, "B");
-  params.offsets = call.tensor("offsets", kI32, "O");
-  call.check(call.dimension('O') == call.dimension('B') + 1, Code::kShape,
-             "Expected one more offset than slots");
+  call.batch(&params);
   call.enqueue(params, &Operations::positions);
   return info.Env().Undefined();
 }

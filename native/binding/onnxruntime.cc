@@ -70,19 +70,13 @@ Napi::Value run_graph(const Napi::CallbackInfo& info) {
   params.utilities = call.optional_output("utilities", kF32, "L T G");
   auto session = call.handle<GraphSessionHandle>("session").session;
   params.cache = call.cache("cache").cache.get();
-  const CacheGeometry& geometry = params.cache->geometry();
-  call.bind('L', geometry.layers, "layers of the cache");
-  call.bind('G', geometry.kv_heads, "KV heads of the cache");
-  call.bind('D', geometry.head_dim, "head size of the cache");
+  const CacheGeometry& geometry = call.bind_geometry(*params.cache);
   params.ids = call.tensor("ids", kI32, "T");
   params.positions = call.tensor("positions", kI32, "T");
-  params.slots = call.tensor("slots", kI32, "B");
-  params.offsets = call.tensor("offsets", kI32, "O");
+  call.batch(&params);
   params.rows = call.optional_tensor("rows", kI32, "N");
   params.vocabulary = call.integer("vocabulary", 1, INT32_MAX);
   params.operations = &call.operations();
-  call.check(call.dimension('O') == call.dimension('B') + 1, Code::kShape,
-             "Expected one more offset than slots");
   call.check(!params.rows || params.logits, Code::kInvalidArgument,
              "Expected no rows where there are no logits");
   call.check(params.rows || call.dimension('N') <= call.dimension('T'), Code::kShape,

@@ -345,15 +345,10 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads, 1)
 }  // namespace
 
 cudaError_t launch_gated_backward(const GatedBackward& params, int64_t dim, cudaStream_t stream) {
-  auto run = [&](auto kernel, int threads, size_t bytes) {
-    LaunchShape shape;
-    shape.grid = dim3(params.grid.blocks(params.lists));
-    shape.block = dim3(static_cast<unsigned>(threads));
-    shape.shared_bytes = static_cast<int>(bytes) + 1024;
-    return launch(stream, shape, kernel, params);
-  };
-  return dim == 128 ? run(backward_kernel<128>, BackwardShape<128>::kThreads, sizeof(BackwardMemory<128>))
-                    : run(backward_kernel<64>, BackwardShape<64>::kThreads, sizeof(BackwardMemory<64>));
+  return dim == 128 ? launch_gated<BackwardMemory<128>>(stream, BackwardShape<128>::kThreads,
+                                                        backward_kernel<128>, params)
+                    : launch_gated<BackwardMemory<64>>(stream, BackwardShape<64>::kThreads,
+                                                       backward_kernel<64>, params);
 }
 
 }  // namespace cuda

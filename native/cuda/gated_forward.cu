@@ -324,15 +324,10 @@ __global__ void __launch_bounds__(ForwardShape<kDim>::kThreads, 1)
 }  // namespace
 
 cudaError_t launch_gated_forward(const GatedForward& params, int64_t dim, cudaStream_t stream) {
-  auto run = [&](auto kernel, int threads, size_t bytes) {
-    LaunchShape shape;
-    shape.grid = dim3(params.grid.blocks(params.lists));
-    shape.block = dim3(static_cast<unsigned>(threads));
-    shape.shared_bytes = static_cast<int>(bytes) + 1024;
-    return launch(stream, shape, kernel, params);
-  };
-  return dim == 128 ? run(forward_kernel<128>, ForwardShape<128>::kThreads, sizeof(ForwardMemory<128>))
-                    : run(forward_kernel<64>, ForwardShape<64>::kThreads, sizeof(ForwardMemory<64>));
+  return dim == 128 ? launch_gated<ForwardMemory<128>>(stream, ForwardShape<128>::kThreads,
+                                                       forward_kernel<128>, params)
+                    : launch_gated<ForwardMemory<64>>(stream, ForwardShape<64>::kThreads, forward_kernel<64>,
+                                                      params);
 }
 
 }  // namespace cuda

@@ -62,6 +62,16 @@ __device__ __forceinline__ uint8_t* aligned_shared() {
   return shared + (1024 - shared_address(shared) % 1024) % 1024;
 }
 
+// Starts a kernel whose blocks each have a Memory at aligned_shared().
+template <typename Memory, typename Params>
+cudaError_t launch_gated(cudaStream_t stream, int threads, void (*kernel)(Params), const Params& params) {
+  LaunchShape shape;
+  shape.grid = dim3(params.grid.blocks(params.lists));
+  shape.block = dim3(static_cast<unsigned>(threads));
+  shape.shared_bytes = static_cast<int>(sizeof(Memory)) + 1024;
+  return launch(stream, shape, kernel, params);
+}
+
 // The thread's rows among the 64 of its warpgroup.
 __device__ __forceinline__ int row_of(int r) {
   return threadIdx.x % kGroupThreads / 32 * 16 + threadIdx.x % 32 / 4 + 8 * r;

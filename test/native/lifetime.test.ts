@@ -1,37 +1,12 @@
 // Beginnings and ends: threads, processes, garbage, leaks. Each scenario is a process of its own, since its crash is
 // what the test is about; see test/support/scenarios.ts.
-import { spawn } from 'node:child_process';
+import { runScenario } from '../support/scenario-process.js';
 
 const MIB = 2 ** 20;
 const LIMIT_MS = 120_000;
 const NONE = { tensors: 0, bytes: 0, caches: 0 };
 
-interface Outcome {
-  code: number | null;
-  signal: string | null;
-  errors: string;
-  /** The line of JSON that the scenario printed. */
-  result: unknown;
-  /** Milliseconds since the epoch. */
-  ended: number;
-}
-
-/** Runs a scenario in a process of its own, with no more of its environment than the tests have themselves. */
-function run(scenario: string): Promise<Outcome> {
-  const child = spawn(process.execPath, ['--expose-gc', '--import', 'tsx', 'test/support/scenarios.ts', scenario], {
-    env: { ...process.env, NODE_OPTIONS: '' },
-    stdio: ['ignore', 'pipe', 'pipe'],
-    timeout: LIMIT_MS,
-  });
-  let [output, errors] = ['', ''];
-  child.stdout.setEncoding('utf8').on('data', (text: string) => (output += text));
-  child.stderr.setEncoding('utf8').on('data', (text: string) => (errors += text));
-  return new Promise((resolve) => {
-    child.on('close', (code, signal) =>
-      resolve({ code, signal, errors, result: output ? (JSON.parse(output) as unknown) : undefined, ended: Date.now() }),
-    );
-  });
-}
+const run = (scenario: string) => runScenario('scenarios.ts', [scenario], LIMIT_MS);
 
 async function succeed<T>(scenario: string): Promise<{ result: T; ended: number }> {
   const { code, signal, errors, result, ended } = await run(scenario);

@@ -1,11 +1,11 @@
 // Whatever ends while onnxruntime runs, nothing else ends with it and nothing stays behind. Each scenario is a process of
 // its own; see test/support/onnx-scenarios.ts.
-import { spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { exportOnnx } from '../../lib/onnx/index.js';
 import { ROUTES, type Route } from '../../lib/onnxruntime/index.js';
 import { temporaryDirectory } from '../support/files.js';
 import { MODEL_DIR } from '../support/golden.js';
+import { type Outcome, runScenario } from '../support/scenario-process.js';
 
 const LIMIT_MS = 120_000;
 const MIB = 2 ** 20;
@@ -13,27 +13,7 @@ const NONE = { tensors: 0, bytes: 0, caches: 0 };
 const dir = temporaryDirectory();
 beforeAll(() => exportOnnx(MODEL_DIR, dir));
 
-interface Outcome {
-  code: number | null;
-  signal: string | null;
-  errors: string;
-  result: Record<string, unknown>;
-  ended: number;
-}
-
-function run(scenario: string, route: Route): Promise<Outcome> {
-  const child = spawn(process.execPath, ['--expose-gc', '--import', 'tsx', 'test/support/onnx-scenarios.ts', scenario, dir, route], {
-    env: { ...process.env, NODE_OPTIONS: '' },
-    stdio: ['ignore', 'pipe', 'pipe'],
-    timeout: LIMIT_MS,
-  });
-  let [output, errors] = ['', ''];
-  child.stdout.setEncoding('utf8').on('data', (text: string) => (output += text));
-  child.stderr.setEncoding('utf8').on('data', (text: string) => (errors += text));
-  return new Promise((resolve) => {
-    child.on('close', (code, signal) => resolve({ code, signal, errors, result: JSON.parse(output || '{}') as Record<string, unknown>, ended: Date.now() }));
-  });
-}
+const run = (scenario: string, route: Route) => runScenario('onnx-scenarios.ts', [scenario, dir, route], LIMIT_MS);
 
 async function succeed(scenario: string, route: Route): Promise<Outcome> {
   const outcome = await run(scenario, route);
@@ -51,9 +31,10 @@ const alive = (pid: number): boolean => {
 
 /** The processes that it had started end soon after it. */
 async function expectGone({ result, ended }: Outcome): Promise<void> {
-  expect(ended - (result['exiting'] as number)).toBeLessThan(10_000);
-  for (let i = 0; i < 1000 && (result['children'] as number[]).some(alive); i++) await sleep(10);
-  expect((result['children'] as number[]).filter(alive)).toEqual([]);
+  const { exiting, children } = result as { exiting: number; children: number[] };
+  expect(ended - exiting).toBeLessThan(10_000);
+  for (let i = 0; i < 1000 && children.some(alive); i++) await sleep(10);
+  expect(children.filter(alive)).toEqual([]);
 }
 
 describe.each(ROUTES)('%s', (route) => {

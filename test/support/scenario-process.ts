@@ -1,0 +1,29 @@
+// A scenario in a process of its own, since its end is what the test is about.
+import { spawn } from 'node:child_process';
+
+export interface Outcome {
+  code: number | null;
+  signal: string | null;
+  errors: string;
+  /** The line of JSON that the scenario printed. */
+  result: unknown;
+  /** Milliseconds since the epoch. */
+  ended: number;
+}
+
+/** Runs a scenario of a file in test/support, with no more of its environment than the tests have themselves. */
+export function runScenario(file: string, args: readonly string[], timeout: number): Promise<Outcome> {
+  const child = spawn(process.execPath, ['--expose-gc', '--import', 'tsx', `test/support/${file}`, ...args], {
+    env: { ...process.env, NODE_OPTIONS: '' },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    timeout,
+  });
+  let [output, errors] = ['', ''];
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (output += text));
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (errors += text));
+  return new Promise((resolve) => {
+    child.on('close', (code, signal) =>
+      resolve({ code, signal, errors, result: output ? (JSON.parse(output) as unknown) : undefined, ended: Date.now() }),
+    );
+  });
+}
