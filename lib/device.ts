@@ -87,8 +87,8 @@ function openBest(exact: boolean, { onWarning }: Partial<DeviceOptions>): Device
   }
 }
 
-/** A recorded run of operations, see {@link Device.capture}. */
-export class Graph {
+/** A recorded run of operations, see {@link Device.capture}. It holds all that they use until it is disposed. */
+export class Graph implements Disposable {
   readonly #handle: GraphHandle;
 
   /** @internal */
@@ -99,6 +99,14 @@ export class Graph {
   /** Enqueues the whole run at the price of one call. */
   launch(): void {
     native().launch(this.#handle);
+  }
+
+  dispose(): void {
+    native().disposeCapture(this.#handle);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
   }
 }
 

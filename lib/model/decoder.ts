@@ -61,7 +61,7 @@ export class Decoder implements Disposable {
       // After the insertion: a step that the pool refuses samples nothing and can be run again.
       if (!this.#mask) this.#sample();
     });
-    this.#owned = [sampler, memory, slots, offsets, this.#logits, ...(this.#mask ? [this.#mask] : [])];
+    this.#owned = [this.#graph, sampler, memory, slots, offsets, this.#logits, ...(this.#mask ? [this.#mask] : [])];
   }
 
   /**
@@ -98,7 +98,7 @@ export class Decoder implements Disposable {
   }
 
   dispose(): void {
-    for (const tensor of this.#owned) tensor.dispose();
+    for (const one of this.#owned) one.dispose();
   }
 
   [Symbol.dispose](): void {
