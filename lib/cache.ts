@@ -136,7 +136,7 @@ export class Sequence implements AsyncDisposable {
     this.#length = length;
   }
 
-  /** Tokens seen, as of the last step that was awaited. */
+  /** Tokens in the cache, as of the last step that was awaited, whatever came of it. */
   get length(): number {
     return this.#length;
   }
@@ -144,6 +144,12 @@ export class Sequence implements AsyncDisposable {
   /** @internal Called by whoever ran `insert`, once it is known to have succeeded. */
   advance(tokens: number): void {
     this.#length += tokens;
+  }
+
+  /** @internal Called by whoever ran a step that failed: `insert` may have been done all the same. */
+  async recount(): Promise<void> {
+    if (this.#disposed || this.cache.disposed) return;
+    this.#length = (await this.stats()).length;
   }
 
   /** Where the sequence lies in its cache, for the `slots` tensor of operations. */

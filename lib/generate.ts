@@ -109,8 +109,8 @@ async function* run(
     let next = prompt.at(-1)!;
     while (answer.finishReason === undefined) {
       signal?.throwIfAborted();
-      const [id] = await decoder.step();
       session.note(next);
+      const [id] = await decoder.step();
       next = id!;
       ids.push(id!);
       const piece = answer.push(id!, progress?.complete);

@@ -141,7 +141,7 @@ export interface Native {
   ): void;
   insert(
     cache: CacheHandle, keys: TensorHandle, values: TensorHandle, utilities: Optional, slots: TensorHandle,
-    offsets: TensorHandle,
+    offsets: TensorHandle, logits: Optional,
   ): void;
   positions(out: TensorHandle, cache: CacheHandle, slots: TensorHandle, offsets: TensorHandle): void;
   gatedAttention(

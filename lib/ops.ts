@@ -167,10 +167,13 @@ export const attention = (
     h(out), h(q), h(keys), h(values), optional(utilities), cache?.handle, layer, h(slots), h(offsets), scale,
   );
 
-/** Ends a step: adds the pairs of all layers [L, T, G, D] to their sequences, all or nothing. */
+/**
+ * Ends a step: adds the pairs of all layers [L, T, G, D] to their sequences, all or nothing. Pairs, utilities and the
+ * step's logits [N, V], where they are given, must be numbers.
+ */
 export const insert = (
-  cache: KvCache, keys: Tensor, values: Tensor, utilities: Tensor | null, slots: Tensor, offsets: Tensor,
-): void => native().insert(cache?.handle, h(keys), h(values), optional(utilities), h(slots), h(offsets));
+  cache: KvCache, keys: Tensor, values: Tensor, utilities: Tensor | null, slots: Tensor, offsets: Tensor, logits?: Tensor | null,
+): void => native().insert(cache?.handle, h(keys), h(values), optional(utilities), h(slots), h(offsets), optional(logits));
 
 /** out [T] i32: the position of every new token of a step. */
 export const positions = (out: Tensor, cache: KvCache, slots: Tensor, offsets: Tensor): void =>
