@@ -88,7 +88,7 @@ function openBest(exact: boolean, { onWarning }: Partial<DeviceOptions>): Device
 }
 
 /** A recorded run of operations, see {@link Device.capture}. */
-export class Graph {
+export class Graph implements Disposable {
   readonly #handle: GraphHandle;
 
   /** @internal */
@@ -99,6 +99,15 @@ export class Graph {
   /** Enqueues the whole run at the price of one call. */
   launch(): void {
     native().launch(this.#handle);
+  }
+
+  /** Lets go of the memory that it works with. Safe to call twice. */
+  dispose(): void {
+    native().disposeCapture(this.#handle);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
   }
 }
 

@@ -64,6 +64,7 @@ export interface Native {
   beginCapture(device: DeviceHandle): void;
   endCapture(device: DeviceHandle): GraphHandle;
   launch(graph: GraphHandle): void;
+  disposeCapture(graph: GraphHandle): void;
 
   createTensor(device: DeviceHandle, dtype: number, shape: readonly number[]): TensorHandle;
   mapTensor(device: DeviceHandle, path: string, byteOffset: number, dtype: number, shape: readonly number[]): TensorHandle;

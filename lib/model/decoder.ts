@@ -45,7 +45,9 @@ export class Decoder implements Disposable {
     }
     const sampler = new Sampler(device, rows.map(({ sampling }) => resolveSampling(sampling)), vocabSize);
     for (const [row, { prompt }] of rows.entries()) {
-      if (prompt) sampler.recordPrompt(row, device.from(Int32Array.from(prompt)));
+      if (!prompt) continue;
+      using ids = device.from(Int32Array.from(prompt));
+      sampler.recordPrompt(row, ids);
     }
     const memory = network.createMemory(rows.length);
     const step = memory.take(rows.length);
@@ -64,7 +66,7 @@ export class Decoder implements Disposable {
       // After the insertion: a step that the pool refuses samples nothing and can be run again.
       if (!this.#mask) this.#sample();
     });
-    this.#owned = [sampler, memory, slots, offsets, this.#logits, ...(this.#mask ? [this.#mask] : [])];
+    this.#owned = [this.#graph, sampler, memory, slots, offsets, this.#logits, ...(this.#mask ? [this.#mask] : [])];
   }
 
   /**

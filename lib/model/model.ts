@@ -248,7 +248,7 @@ export class Model implements Disposable {
     const growths = inputs.map(({ sequence, ids }) => ({ sequence, tokens: ids.length }));
     const body = (): Promise<Float32Array> => {
       let end = 0;
-      const rows = after === 'last' ? this.device.from(Int32Array.from(inputs, ({ ids }) => (end += ids.length) - 1)) : undefined;
+      using rows = after === 'last' ? this.device.from(Int32Array.from(inputs, ({ ids }) => (end += ids.length) - 1)) : undefined;
       this.#enqueue(inputs, { logits, ...(rows && { rows }) });
       then?.();
       return result.read() as Promise<Float32Array>;
@@ -297,12 +297,14 @@ export class Model implements Disposable {
     for (const { ids } of inputs) offsets.push(offsets.at(-1)! + ids.length);
     const tokens = offsets.at(-1)!;
     if (!this.#memory || this.#memory.tokens < tokens) {
+      this.#memory?.dispose();
       this.#memory = this.network.createMemory(Math.max(tokens, Math.min(this.chunk, DEFAULT_CHUNK)));
     }
     const step = this.#memory.take(tokens);
     step.ids.write(Int32Array.from(inputs.flatMap(({ ids }) => Array.from(ids))));
-    const slots = this.device.from(Int32Array.from(inputs, ({ sequence }) => sequence.slot));
-    step.forward(this.cache, { slots, offsets: this.device.from(Int32Array.from(offsets)), ...wanted });
+    using slots = this.device.from(Int32Array.from(inputs, ({ sequence }) => sequence.slot));
+    using starts = this.device.from(Int32Array.from(offsets));
+    step.forward(this.cache, { slots, offsets: starts, ...wanted });
     return step;
   }
 
