@@ -240,8 +240,8 @@ export interface AdamWStep {
 }
 
 /**
- * AdamW with decoupled decay on f32 vectors [N], updated in place; `copy`, where it is given, becomes the parameter in
- * bf16. The gradient is multiplied by `factor` [1]; where that is not finite nothing is changed.
+ * AdamW with decoupled decay on f32 matrices [R, N], updated in place; `copy`, where it is given, becomes the parameter in
+ * bf16. Rows are layers: at most 65535. The gradient is multiplied by `factor` [1]; where that is not finite nothing is changed.
  */
 export const adamW = (
   parameter: Tensor, momentum: Tensor, variance: Tensor, copyOf: Tensor | null, gradient: Tensor, factor: Tensor,
@@ -252,7 +252,7 @@ export const adamW = (
     epsilon, weightDecay, step,
   );
 
-/** out [1] += the sum of squares of x [N]. */
+/** out [R] += the sums of squares of the rows of x [R, N], at most 65535 of them. */
 export const squaredNorm = (out: Tensor, x: Tensor): void => native().squaredNorm(h(out), h(x));
 
 /**
