@@ -12,6 +12,7 @@ import { inverseFrequencies } from './rope.js';
 import { checkTokenIds } from './token-ids.js';
 import { loadWeights } from './weights.js';
 
+/** Where a model runs, and what its cache may take; all optional. */
 export interface ModelOptions extends DeviceOptions {
   /** 'auto', 'cpu', 'cuda:0' (see {@link openDevice}), or a device that is open already. Defaults to 'auto'. */
   device?: string | Device;
@@ -30,6 +31,7 @@ export interface ModelOptions extends DeviceOptions {
   onProgress?: (share: number) => void;
   /** Told once of what is worth knowing: no predictors, tensors that nothing reads, a GPU that cannot be used. Defaults to nobody. */
   onWarning?: (message: string) => void;
+  /** Ends the loading with its reason. */
   signal?: AbortSignal;
 }
 
@@ -51,6 +53,7 @@ export interface StepInput {
 export interface PrefillOptions {
   /** Told the tokens done and to do after every chunk. */
   onProgress?: (done: number, total: number) => void;
+  /** Ends the reading with its reason; the sequence's length says how far it has come. */
   signal?: AbortSignal;
 }
 
@@ -153,7 +156,7 @@ export class Model implements Disposable {
     return this.cache.createSequence({ threshold: number(threshold, 'threshold', 0, 2) });
   }
 
-  /** Reads a prompt into a sequence, in chunks. Resolves with the logits [V] after its last token. */
+  /** Reads a prompt into a sequence, in chunks. Resolves with the logits [V] after its last token. Errors: those of {@link step}. */
   async prefill(sequence: Sequence, ids: ArrayLike<number>, opts?: PrefillOptions): Promise<Float32Array> {
     const { onProgress, signal } = checkedPrefill(opts);
     this.#checkIds(ids, 'ids');
