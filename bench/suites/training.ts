@@ -45,7 +45,12 @@ export async function trainingSuite({ device, repeats }: Settings): Promise<Resu
       ? [{ name: '6 M', config: SMALL, sequences: 2, length: 1024 }]
       : [{ name: '6 M', config: SMALL, sequences: 32, length: 4096 }, { name: '1.06 B', config: LARGE, sequences: 4, length: 4096 }];
   const results: Result[] = [];
-  for (const work of works) results.push(...(await trainingWork(device, work, repeats)));
+  for (const work of works) {
+    for (const result of await trainingWork(device, work, repeats)) {
+      results.push(result);
+      console.log(`${result.work}: ${shown(result.spkv.median)} tokens/s`);
+    }
+  }
   printTable(
     `Training steps on ${device.description}`,
     ['work', 'tokens/s', 'ms a step', 'TFLOP/s'],
@@ -78,7 +83,6 @@ async function trainingSteps(device: Device, work: Work, { label, mode, dense }:
   }
   const rate = summarize(rates);
   const milliseconds = (1000 * tokens) / rate.median;
-  console.log(`${name}, ${label}: ${shown(rate.median)} tokens/s`);
   return {
     work: `${name}, ${sequences} x ${length}, ${label}`, unit: 'tokens/s', spkv: rate,
     notes: { milliseconds, teraflops: (flopsPerToken(config, length) * rate.median) / 1e12, parameters: parameters.count },
