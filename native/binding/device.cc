@@ -150,10 +150,9 @@ Napi::Value launch(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// disposeCapture(graph): lets go of the memory that it needs.
 Napi::Value dispose_capture(const Napi::CallbackInfo& info) {
-  GraphHandle& handle = unwrap<GraphHandle>(info.Env(), info[0], "graph");
-  handle.graph.reset();
-  handle.state.reset();
+  unwrap<GraphHandle>(info.Env(), info[0], "graph").graph.reset();
   return info.Env().Undefined();
 }
 
