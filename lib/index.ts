@@ -1,5 +1,6 @@
 // spkv: self-pruned KV attention for Node.js. Text and model level; the operations are at 'spkv/ops'.
 /// <reference lib="esnext.disposable" preserve="true" />
+export { BUNDLED_MODEL, SAMPLE_FILE } from './bundled.js';
 export { CACHE_DTYPES, type CacheDType, KvCache, PAGE_TOKENS, type PoolStats, Sequence, type SequenceStats } from './cache.js';
 export { type Checkpoint, openCheckpoint } from './checkpoint/checkpoint.js';
 export type { ModelConfig, SpkvConfig } from './checkpoint/config.js';

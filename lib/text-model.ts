@@ -13,7 +13,7 @@ import { loadTokenizer, type Tokenizer } from './text/tokenizer.js';
  * Loads a Hugging Face checkpoint directory: config.json, safetensors, and, for text, tokenizer.json. Without
  * a tokenizer the model works with token ids.
  *
- *   const model = await loadModel('models/code-6m-spkv');
+ *   const model = await loadModel(BUNDLED_MODEL);
  *   for await (const piece of model.generate('def main():\n')) process.stdout.write(piece);
  *
  * Errors: FILE, UNSUPPORTED, OUT_OF_MEMORY, NATIVE, INVALID_ARGUMENT; the reason of `signal`.
