@@ -49,5 +49,9 @@ test.each(uses)('%s', async (_, use) => {
   await use(model);
   model.dispose();
   await device.synchronize();
-  expect(liveAllocations()).toEqual(before);
+  const after = liveAllocations();
+  // What others have left behind may be collected meanwhile.
+  expect(after.tensors).toBeLessThanOrEqual(before.tensors);
+  expect(after.bytes).toBeLessThanOrEqual(before.bytes);
+  expect(after.caches).toBeLessThanOrEqual(before.caches);
 });
