@@ -9,7 +9,7 @@ import { tinyRun, writeTinyTask } from '../support/tiny-task.js';
 
 const root = temporaryDirectory();
 const task = await writeTinyTask(root);
-const LONG = { steps: 120, saveEvery: 4, validateEvery: 60 };
+const LONG = { steps: 48, saveEvery: 4, validateEvery: 24 };
 
 /** A small run as a command line. */
 function command(out: string, changes: Record<string, string | number> = {}): string[] {
@@ -56,7 +56,7 @@ test('killed at any moment it resumes, and ends as if nothing had happened', asy
   const reference = join(root, 'reference');
   await train(tinyRun(task, reference, LONG));
   const out = join(root, 'killed');
-  await fc.assert(fc.asyncProperty(fc.array(fc.integer({ min: 1, max: 200 }), { minLength: 4, maxLength: 4 }), async (moments) => {
+  await fc.assert(fc.asyncProperty(fc.array(fc.integer({ min: 1, max: 100 }), { minLength: 3, maxLength: 3 }), async (moments) => {
     for (const [attempt, moment] of moments.entries()) {
       const options: CliOptions = { preload: [killBefore(moment)] };
       const { code } = await (attempt === 0 ? spkv([...command(out, LONG), '--json'], options) : resume(out, options));
