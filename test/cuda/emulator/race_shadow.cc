@@ -17,11 +17,6 @@ namespace races {
 namespace {
 
 constexpr uintptr_t kWordBytes = 4, kPageWords = kPageBytes / kWordBytes;
-constexpr size_t kManyReads = 32;
-
-struct Word {
-  std::vector<Record> writes, reads;
-};
 struct Page {
   bool shared = false;
   Word words[kPageWords];
@@ -113,7 +108,7 @@ void Check::add(const void* pointer, size_t bytes) {
       compare_with(&word.reads);
       word.writes.push_back(now_);
     } else {
-      remember_read(&word.reads);
+      remember_read(&word);
     }
   }
 }
@@ -150,7 +145,10 @@ bool Check::compare_anew(const Record& record) {
   return last_is_before_;
 }
 
-void Check::remember_read(std::vector<Record>* reads) {
+// Reads that come before this one need not be known any more: what comes after it comes after them. They go
+// when there are many.
+void Check::remember_read(Word* word) {
+  std::vector<Record>* reads = &word->reads;
   size_t count = reads->size();
   for (size_t i = count; i > 0 && i + 4 > count; i--) {
     Record& record = (*reads)[i - 1];
@@ -160,11 +158,12 @@ void Check::remember_read(std::vector<Record>* reads) {
     record = now_;
     return;
   }
-  if (count >= kManyReads && (count & (count - 1)) == 0) {
+  if (count >= word->many_reads) {
     auto is_over = [this](const Record& record) {
       return (record.bytes & ~now_.bytes) == 0 && record.atomic() == now_.atomic() && is_before(record);
     };
     reads->erase(std::remove_if(reads->begin(), reads->end(), is_over), reads->end());
+    word->many_reads = std::max(kManyReads, 2 * reads->size());
   }
   reads->push_back(now_);
 }

@@ -22,6 +22,13 @@ struct Record {
   bool atomic() const { return access & kAtomic; }
 };
 
+constexpr size_t kManyReads = 32;
+
+struct Word {
+  std::vector<Record> writes, reads;
+  size_t many_reads = kManyReads;  // so many are looked through
+};
+
 // Who has to see what was accessed before.
 struct Observer {
   const View* view;
@@ -41,7 +48,7 @@ class Check {
   void compare_with(std::vector<Record>* earlier);
   bool is_before(const Record& record);
   bool compare_anew(const Record& record);
-  void remember_read(std::vector<Record>* reads);
+  void remember_read(Word* word);
 
   Record now_;
   const Observer* observers_;
