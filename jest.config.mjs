@@ -13,5 +13,6 @@ export default {
   transform: {
     '^.+\\.ts$': ['@swc/jest', { jsc: { target: 'es2022', parser: { syntax: 'typescript' } }, module: { type: 'es6' } }],
   },
-  testTimeout: 60_000,
+  // Ten times what the longest takes where others want the processor, too.
+  testTimeout: 180_000,
 };

@@ -3,7 +3,8 @@
 export interface LoadOptions {
   url: string;
   clients: number;
-  seconds: number;
+  /** Whether another question is to be asked. */
+  more: () => boolean;
   /** Mean pause of a client between an answer and its next question: arrivals are a Poisson process. */
   pauseMilliseconds: number;
   /** What is asked, each with the text that it must give. */
@@ -23,14 +24,13 @@ export interface LoadResult {
   errors: string[];
 }
 
-/** Asks until the time is over, and waits for the answers that are then being written. */
-export async function load({ url, clients, seconds, pauseMilliseconds, questions, uniform }: LoadOptions): Promise<LoadResult> {
+/** Asks as long as more is to be asked, and waits for the answers that are then being written. */
+export async function load({ url, clients, more, pauseMilliseconds, questions, uniform }: LoadOptions): Promise<LoadResult> {
   const result: LoadResult = { answers: 0, tokens: 0, firstToken: [], perToken: [], errors: [] };
-  const end = performance.now() + 1000 * seconds;
   const client = async () => {
     for (;;) {
       await new Promise((resolve) => setTimeout(resolve, -Math.log(1 - uniform()) * pauseMilliseconds));
-      if (performance.now() >= end) return;
+      if (!more()) return;
       const { fields, text } = questions[Math.floor(uniform() * questions.length)]!;
       try {
         const given = await ask(url, fields, result);

@@ -17,6 +17,7 @@ export const CACHE_DTYPES = ['f32', 'bf16', 'fp8'] as const;
  */
 export type CacheDType = (typeof CACHE_DTYPES)[number];
 
+/** The geometry of a cache, which is that of a model, and its size. */
 export interface KvCacheOptions {
   layers: number;
   kvHeads: number;
@@ -88,7 +89,7 @@ export class KvCache implements Disposable {
     return new Sequence(this, slot, threshold);
   }
 
-  /** A sequence from what {@link Sequence.save} gave, in this or another process. */
+  /** A sequence from what {@link Sequence.save} gave, in this or another process. Errors: FILE for damaged bytes or another geometry; POOL_EXHAUSTED. */
   async restoreSequence(saved: Uint8Array): Promise<Sequence> {
     if (!ArrayBuffer.isView(saved) || saved.BYTES_PER_ELEMENT !== 1) throw invalid('a Uint8Array', 'saved', saved);
     const body = saved.subarray(0, -DIGEST_BYTES);
@@ -105,6 +106,7 @@ export class KvCache implements Disposable {
     return settle(native().poisonCache(this.#handle));
   }
 
+  /** Whether its memory has been given back; its sequences are gone with it. */
   get disposed(): boolean {
     return this.#disposed;
   }
@@ -136,7 +138,7 @@ export class Sequence implements AsyncDisposable {
     this.#length = length;
   }
 
-  /** Tokens seen, as of the last step that was awaited. */
+  /** Tokens in the cache, as of the last step that was awaited, whatever came of it. */
   get length(): number {
     return this.#length;
   }
@@ -146,16 +148,24 @@ export class Sequence implements AsyncDisposable {
     this.#length += tokens;
   }
 
+  /** @internal Called by whoever ran a step that failed: `insert` may have been done all the same. */
+  async recount(): Promise<void> {
+    if (this.#disposed || this.cache.disposed) return;
+    this.#length = (await this.stats()).length;
+  }
+
   /** Where the sequence lies in its cache, for the `slots` tensor of operations. */
   get slot(): number {
     if (this.#disposed) throw new SpkvError('DISPOSED', 'The sequence has been disposed');
     return this.#slot;
   }
 
+  /** Whether its pages have been given back. */
   get disposed(): boolean {
     return this.#disposed;
   }
 
+  /** Its length and what it holds, as of the work enqueued so far. Errors: DISPOSED. */
   stats(): Promise<SequenceStats> {
     return settle(native().sequenceStats(this.cache.handle, this.slot));
   }

@@ -6,6 +6,7 @@ import { Communicator } from './communicator.js';
 import { cudaLibraries, type DeviceHandle, DTYPES, type GraphHandle, native, settle } from './native.js';
 import { type DType, Tensor, type TensorData } from './tensor.js';
 
+/** How a device is to be opened; all optional. */
 export interface DeviceOptions {
   /**
    * Threads of the CPU, the stream's own included. Defaults to the physical cores that the process may use, or to
@@ -88,7 +89,7 @@ function openBest(exact: boolean, { onWarning }: Partial<DeviceOptions>): Device
 }
 
 /** A recorded run of operations, see {@link Device.capture}. */
-export class Graph {
+export class Graph implements Disposable {
   readonly #handle: GraphHandle;
 
   /** @internal */
@@ -100,8 +101,18 @@ export class Graph {
   launch(): void {
     native().launch(this.#handle);
   }
+
+  /** Lets go of the memory that it works with. Safe to call twice. */
+  dispose(): void {
+    native().disposeCapture(this.#handle);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
 }
 
+/** An open device, from {@link openDevice}: where tensors and caches lie, and the stream on which operations run in order. */
 export class Device implements Disposable {
   /** 'cpu', 'cuda:0' */
   readonly name: string;
@@ -138,6 +149,7 @@ export class Device implements Disposable {
     return Tensor.map(this, path, byteOffset, dtype, shape);
   }
 
+  /** A cache with its pool of pages. Errors: INVALID_ARGUMENT; OUT_OF_MEMORY. */
   createCache(opts: KvCacheOptions): KvCache {
     return new KvCache(this, opts);
   }

@@ -2,6 +2,7 @@ import { options as checkOptions } from './check.js';
 import type { Model, PrefillOptions } from './model/model.js';
 import { type CacheReport, reportCache } from './report.js';
 
+/** How well a model predicts a text at one threshold, and what the cache held for it. */
 export interface Evaluation {
   threshold: number;
   /** Mean negative log-likelihood per token, in nats, over all tokens but the first. */

@@ -6,6 +6,7 @@ import { Session } from './session.js';
 import { Answer } from './text/answer.js';
 import type { TextModel } from './text-model.js';
 
+/** How {@link TextModel.generate} goes on with a prompt; all optional. */
 export interface GenerateOptions extends AnswerOptions {
   /** A session to continue; without one the sequence is freed at the end. */
   session?: Session;
@@ -17,6 +18,7 @@ export interface GenerateOptions extends AnswerOptions {
 
 const OPTION_NAMES = [...ANSWER_OPTION_NAMES, 'session', 'onPrefill', 'signal'] as const;
 
+/** What a generation has come to, as of its end. */
 export interface GenerationResult {
   text: string;
   /** The generated tokens, an end-of-text token included. */
@@ -109,8 +111,8 @@ async function* run(
     let next = prompt.at(-1)!;
     while (answer.finishReason === undefined) {
       signal?.throwIfAborted();
-      const [id] = await decoder.step();
       session.note(next);
+      const [id] = await decoder.step();
       next = id!;
       ids.push(id!);
       const piece = answer.push(id!, progress?.complete);

@@ -1,5 +1,6 @@
 // spkv: self-pruned KV attention for Node.js. Text and model level; the operations are at 'spkv/ops'.
 /// <reference lib="esnext.disposable" preserve="true" />
+export { BUNDLED_MODEL, SAMPLE_FILE } from './bundled.js';
 export { CACHE_DTYPES, type CacheDType, KvCache, PAGE_TOKENS, type PoolStats, Sequence, type SequenceStats } from './cache.js';
 export { type Checkpoint, openCheckpoint } from './checkpoint/checkpoint.js';
 export type { ModelConfig, SpkvConfig } from './checkpoint/config.js';
@@ -18,7 +19,8 @@ export { type ErrorCode, SpkvError } from './errors.js';
 export { evaluate, type EvaluateOptions, type Evaluation, WINDOW_ONLY } from './evaluate.js';
 export type { GenerateOptions, Generation, GenerationResult } from './generate.js';
 export { Decoder, type DecoderRow } from './model/decoder.js';
-export { Model, type ModelOptions, type PrefillOptions, type StepInput } from './model/model.js';
+export type { ModelOptions } from './model/load.js';
+export { Model, type PrefillOptions, type StepInput } from './model/model.js';
 export type { NetworkConfig } from './model/network.js';
 export { type CacheReport, reportCache } from './report.js';
 export type { SamplingOptions } from './sampling-options.js';

@@ -26,12 +26,15 @@ export type TypedArray = Float32Array | Uint16Array | Int32Array | Uint8Array;
 
 /** Pages of a pool; a page holds 64 pairs of one layer and KV head. */
 export interface PoolStats {
+  /** Bytes of a page: 64 pairs of one layer and KV head. */
   pageBytes: number;
+  /** The most pages that there can be. */
   capacityPages: number;
   /** Pages that sequences hold now; a page that several share counts once. */
   usedPages: number;
   /** The most pages that were ever in use: what the system has had to provide. */
   peakPages: number;
+  /** Sequences that have not been disposed. */
   sequences: number;
 }
 
@@ -41,6 +44,7 @@ export interface SequenceStats {
   threshold: number;
   /** Pages held: rings and kept pairs, shared ones included. */
   pages: number;
+  /** Those of them that forks hold, too. */
   sharedPages: number;
   /** Kept pairs that have left the window, for each layer and KV head: [layers * kvHeads]. */
   kept: Float64Array;
@@ -64,6 +68,7 @@ export interface Native {
   beginCapture(device: DeviceHandle): void;
   endCapture(device: DeviceHandle): GraphHandle;
   launch(graph: GraphHandle): void;
+  disposeCapture(graph: GraphHandle): void;
 
   createTensor(device: DeviceHandle, dtype: number, shape: readonly number[]): TensorHandle;
   mapTensor(device: DeviceHandle, path: string, byteOffset: number, dtype: number, shape: readonly number[]): TensorHandle;
@@ -141,7 +146,7 @@ export interface Native {
   ): void;
   insert(
     cache: CacheHandle, keys: TensorHandle, values: TensorHandle, utilities: Optional, slots: TensorHandle,
-    offsets: TensorHandle,
+    offsets: TensorHandle, logits: Optional,
   ): void;
   positions(out: TensorHandle, cache: CacheHandle, slots: TensorHandle, offsets: TensorHandle): void;
   gatedAttention(

@@ -167,10 +167,13 @@ export const attention = (
     h(out), h(q), h(keys), h(values), optional(utilities), cache?.handle, layer, h(slots), h(offsets), scale,
   );
 
-/** Ends a step: adds the pairs of all layers [L, T, G, D] to their sequences, all or nothing. */
+/**
+ * Ends a step: adds the pairs of all layers [L, T, G, D] to their sequences, all or nothing. Pairs, utilities and the
+ * step's logits [N, V], where they are given, must be numbers.
+ */
 export const insert = (
-  cache: KvCache, keys: Tensor, values: Tensor, utilities: Tensor | null, slots: Tensor, offsets: Tensor,
-): void => native().insert(cache?.handle, h(keys), h(values), optional(utilities), h(slots), h(offsets));
+  cache: KvCache, keys: Tensor, values: Tensor, utilities: Tensor | null, slots: Tensor, offsets: Tensor, logits?: Tensor | null,
+): void => native().insert(cache?.handle, h(keys), h(values), optional(utilities), h(slots), h(offsets), optional(logits));
 
 /** out [T] i32: the position of every new token of a step. */
 export const positions = (out: Tensor, cache: KvCache, slots: Tensor, offsets: Tensor): void =>
@@ -237,8 +240,8 @@ export interface AdamWStep {
 }
 
 /**
- * AdamW with decoupled decay on f32 vectors [N], updated in place; `copy`, where it is given, becomes the parameter in
- * bf16. The gradient is multiplied by `factor` [1]; where that is not finite nothing is changed.
+ * AdamW with decoupled decay on f32 matrices [R, N], updated in place; `copy`, where it is given, becomes the parameter in
+ * bf16. Rows are layers: at most 65535. The gradient is multiplied by `factor` [1]; where that is not finite nothing is changed.
  */
 export const adamW = (
   parameter: Tensor, momentum: Tensor, variance: Tensor, copyOf: Tensor | null, gradient: Tensor, factor: Tensor,
@@ -249,7 +252,7 @@ export const adamW = (
     epsilon, weightDecay, step,
   );
 
-/** out [1] += the sum of squares of x [N]. */
+/** out [R] += the sums of squares of the rows of x [R, N], at most 65535 of them. */
 export const squaredNorm = (out: Tensor, x: Tensor): void => native().squaredNorm(h(out), h(x));
 
 /**

@@ -20,6 +20,7 @@ export interface CacheReport {
   denseBytes: number;
 }
 
+/** What a sequence holds now, as of the work enqueued so far. Errors: DISPOSED. */
 export async function reportCache(sequence: Sequence): Promise<CacheReport> {
   const { cache } = sequence;
   const { length, kept, pages } = await sequence.stats();

@@ -11,7 +11,8 @@ export class Session implements AsyncDisposable {
   readonly model: Model;
   readonly threshold: number;
   #sequence: Sequence | undefined;
-  #read: number[] = [];
+  /** The tokens that the sequence has been given, of which it has read as many as its length says. */
+  #given: number[] = [];
   #taken = false;
 
   constructor(model: Model, threshold: number = model.threshold) {
@@ -45,34 +46,26 @@ export class Session implements AsyncDisposable {
   async prepare(
     ids: readonly number[], options: { onProgress?: (done: number, total: number) => void; signal?: AbortSignal } = {},
   ): Promise<{ sequence: Sequence; fresh: number }> {
-    const known = this.#read.length;
-    const continues = known < ids.length && this.#read.every((id, i) => id === ids[i]);
+    const known = this.#sequence?.length ?? 0;
+    const continues = known < ids.length && this.#given.every((id, i) => i >= known || id === ids[i]);
     if (!this.#sequence || !continues) {
       await this.reset();
       this.#sequence = await this.model.createSequence({ threshold: this.threshold });
     }
-    const fresh = ids.slice(this.#read.length, -1);
-    if (fresh.length > 0) {
-      const before = this.#read.length;
-      await this.model.prefill(this.#sequence, fresh, {
-        ...(options.signal ? { signal: options.signal } : {}),
-        onProgress: (done, total) => {
-          this.#read = ids.slice(0, before + done);
-          options.onProgress?.(done, total);
-        },
-      });
-    }
+    const fresh = ids.slice(this.#sequence.length, -1);
+    this.#given = ids.slice(0, -1);
+    if (fresh.length > 0) await this.model.prefill(this.#sequence, fresh, options);
     return { sequence: this.#sequence, fresh: fresh.length };
   }
 
-  /** Notes a token that a decoder has read into the sequence. */
+  /** Notes a token that a decoder is about to read into the sequence. */
   note(id: number): void {
-    this.#read.push(id);
+    this.#given.push(id);
   }
 
   /** Forgets everything and gives the pages back. */
   async reset(): Promise<void> {
-    this.#read = [];
+    this.#given = [];
     await this.#sequence?.dispose();
     this.#sequence = undefined;
   }

@@ -10,8 +10,8 @@ const BYTES: Record<DType, number> = { f32: 4, bf16: 2, i32: 4, u8: 1 };
 
 /**
  * Memory of a device with a shape. Rows may be strided (a view of some columns of a wider tensor); the last
- * dimension is always contiguous. Freed by `dispose`, by `using`, or by the garbage collector; work that is in
- * flight keeps what it needs.
+ * dimension is always contiguous. Freed by `dispose` or by `using`, and its views with it, or by the garbage collector
+ * when neither is there any more; work that is in flight keeps what it needs.
  */
 export class Tensor implements Disposable {
   readonly device: Device;
@@ -136,6 +136,7 @@ export class Tensor implements Disposable {
     return data as Float32Array;
   }
 
+  /** Frees the memory, at once but for work in flight, and ends all views of it; of a view, ends that view. Safe to call twice. */
   dispose(): void {
     native().disposeTensor(this.#handle);
   }

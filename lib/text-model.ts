@@ -4,7 +4,8 @@ import { Compiler } from './constrain/compiler.js';
 import type { Constraint } from './constrain/constraint.js';
 import { SpkvError } from './errors.js';
 import { generate, type GenerateOptions, type Generation } from './generate.js';
-import { loadNetwork, Model, type ModelOptions } from './model/model.js';
+import { loadNetwork, type ModelOptions } from './model/load.js';
+import { Model } from './model/model.js';
 import { Session } from './session.js';
 import { type ChatMessage, type ChatTemplate, loadChatTemplate } from './text/chat-template.js';
 import { loadTokenizer, type Tokenizer } from './text/tokenizer.js';
@@ -13,7 +14,7 @@ import { loadTokenizer, type Tokenizer } from './text/tokenizer.js';
  * Loads a Hugging Face checkpoint directory: config.json, safetensors, and, for text, tokenizer.json. Without
  * a tokenizer the model works with token ids.
  *
- *   const model = await loadModel('models/code-6m-spkv');
+ *   const model = await loadModel(BUNDLED_MODEL);
  *   for await (const piece of model.generate('def main():\n')) process.stdout.write(piece);
  *
  * Errors: FILE, UNSUPPORTED, OUT_OF_MEMORY, NATIVE, INVALID_ARGUMENT; the reason of `signal`.
@@ -35,6 +36,7 @@ export async function loadModel(dir: string, options?: ModelOptions): Promise<Te
 export class TextModel extends Model {
   /** Undefined where the checkpoint has no tokenizer.json. */
   readonly tokenizer: Tokenizer | undefined;
+  /** Undefined where the checkpoint has none. */
   readonly chatTemplate: ChatTemplate | undefined;
   #compiler: Compiler | undefined;
 
@@ -49,16 +51,17 @@ export class TextModel extends Model {
     this.chatTemplate = template;
   }
 
-  /** Token ids of a text, with the special tokens that the tokenizer adds to a prompt. */
+  /** Token ids of a text, with the special tokens that the tokenizer adds to a prompt. Errors: UNSUPPORTED without a tokenizer. */
   encode(text: string): number[] {
     return [...this.#needTokenizer().encode(text)];
   }
 
+  /** The text of token ids. Errors: UNSUPPORTED without a tokenizer. */
   decode(ids: readonly number[]): string {
     return this.#needTokenizer().decode(ids);
   }
 
-  /** Token ids of a conversation, up to where the answer begins. */
+  /** Token ids of a conversation, up to where the answer begins. Errors: UNSUPPORTED without a chat template; INVALID_ARGUMENT where it refuses the messages. */
   encodeChat(messages: readonly ChatMessage[]): number[] {
     if (!this.chatTemplate) throw new SpkvError('UNSUPPORTED', 'The checkpoint has no chat template');
     const text = this.chatTemplate.apply(messages, { addGenerationPrompt: true });
@@ -87,6 +90,7 @@ export class TextModel extends Model {
     return this.#compiler.compile(source);
   }
 
+  /** Frees everything. Who waits for a constraint is told DISPOSED. */
   override dispose(): void {
     void this.#compiler?.dispose();
     super.dispose();

@@ -15,7 +15,6 @@ function run(program, args, env = {}) {
 }
 
 const node = (script, args, env) => run(process.execPath, [join(root, 'node_modules', script), ...args], env);
-const tsx = (script, args) => node('tsx/dist/cli.mjs', [script, ...args]);
 
 function jest(args) {
   node('jest/bin/jest.js', args, {
@@ -57,10 +56,11 @@ switch (command) {
     ensureDist();
     break;
   case 'start':
-    tsx('lib/cli/main.ts', ['demo', ...rest]);
+    ensureDist(); // so that the library and `npx spkv` can be used afterwards
+    run(process.execPath, [join(root, 'bin/spkv.js'), 'demo', ...rest]);
     break;
   case 'bench':
-    tsx('bench/main.ts', rest);
+    node('tsx/dist/cli.mjs', ['bench/main.ts', ...rest]);
     break;
   case 'test':
     ensureDist(); // the server's process is tested as users start it

@@ -1,5 +1,5 @@
 // Turns coloured terminal output on stdin into an SVG picture on stdout, for the README:
-//   FORCE_COLOR=3 npx tsx lib/cli/main.ts demo | node scripts/terminal-svg.mjs 'npm start' > docs/demo.svg
+//   FORCE_COLOR=3 node bin/spkv.js demo | node scripts/terminal-svg.mjs 'npm start' > docs/demo.svg
 // The first argument is the command shown above the output.
 import { readFileSync } from 'node:fs';
 
@@ -11,6 +11,9 @@ const BAR = 34;
 const GROUND = '#0d1117';
 const INK = '#d1d7e0';
 const PALETTE = { 31: '#ff7b72', 32: '#56d364', 33: '#e3b341', 34: '#79c0ff', 35: '#d2a8ff', 36: '#76e3ea' };
+
+/** How many characters a text has. */
+const cells = (text) => [...text].length;
 
 /** Applies one escape sequence `ESC [ codes m` to a style. */
 function applyCodes(style, codes) {
@@ -44,7 +47,7 @@ function runs(line, style) {
     const last = result.at(-1);
     if (last && JSON.stringify(last.style) === JSON.stringify(style)) last.text += text;
     else result.push({ text, style, column });
-    column += [...text].length;
+    column += cells(text);
   }
   return { result, style, column };
 }
@@ -53,16 +56,20 @@ const escape = (text) => text.replace(/[&<>]/g, (sign) => ({ '&': '&amp;', '<': 
 const round = (value) => Number(value.toFixed(2));
 
 function drawRun({ text, style, column }, y) {
-  const width = round([...text].length * CELL);
+  const width = round(cells(text) * CELL);
   const x = round(MARGIN + column * CELL);
   const rect = style.ground ? `<rect x="${x}" y="${y - 14}" width="${width}" height="${LINE}" fill="${style.ground}" shape-rendering="crispEdges"/>` : '';
-  if (text.trim() === '') return rect;
   const marks = [
     style.bold ? ' font-weight="bold"' : '',
     style.dim ? ' opacity="0.62"' : '',
     style.ink ? ` fill="${style.ink}"` : '',
   ].join('');
-  return `${rect}<text x="${x}" y="${y}" textLength="${width}"${marks}>${escape(text)}</text>`;
+  // Browsers do not agree on what rows of spaces are: what lies between them is placed by itself.
+  const words = [...text.matchAll(/\S+(?: \S+)*/g)].map(({ 0: part, index }) => {
+    const place = `x="${round(x + cells(text.slice(0, index)) * CELL)}" y="${y}" textLength="${round(cells(part) * CELL)}"`;
+    return `<text ${place}${marks}>${escape(part)}</text>`;
+  });
+  return rect + words.join('');
 }
 
 const command = process.argv[2] ?? '';
@@ -85,7 +92,7 @@ console.log(
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img" aria-label="Terminal: ${escape(command)}">`,
     `<rect width="${width}" height="${height}" rx="9" fill="${GROUND}"/>`,
     ...buttons,
-    `<g font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace" font-size="${FONT}" fill="${INK}" xml:space="preserve">`,
+    `<g font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace" font-size="${FONT}" fill="${INK}">`,
     ...body.filter(Boolean),
     '</g>',
     '</svg>',

@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path';
 
 /** The layers of lib/, lowest first: a file imports from its own layer and from those above it in this list. */
 const LAYERS = [
-  ['errors', 'check', 'json', 'files', 'write', 'half', 'random', 'heat-color', 'version'],
+  ['errors', 'check', 'jobs', 'json', 'files', 'write', 'half', 'random', 'heat-color', 'version', 'bundled'],
   ['native'],
   ['tensor', 'device', 'cache', 'communicator', 'ops'],
   ['checkpoint/', 'text/', 'sampling-options'],

@@ -70,13 +70,18 @@ test('memory is accounted and freed, by dispose and by using', async () => {
   const before = liveAllocations();
   const tensor = device.tensor('f32', [1000]);
   const view = tensor.slice(0, 0, 10);
+  const inner = view.slice(0, 2, 5);
+  view.dispose();
+  view.dispose();
+  expect(code(() => view.slice(0, 0, 1))).toBe('DISPOSED');
+  expect((await inner.read()).length).toBe(3);
   expect(liveAllocations().bytes - before.bytes).toBe(4000);
   tensor.dispose();
   tensor.dispose();
-  expect(liveAllocations().tensors - before.tensors).toBe(1); // the view still holds it
-  view.dispose();
   await device.synchronize();
   expect(liveAllocations()).toEqual(before);
+  expect(code(() => inner.write(new Float32Array(3)))).toBe('DISPOSED'); // views end with their tensor
+  inner.dispose();
 });
 
 test('a freed tensor is a typed error wherever it is used', async () => {

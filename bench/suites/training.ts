@@ -8,7 +8,7 @@ import { printTable, shown } from '../harness.js';
 import { summarize } from '../summary.js';
 import type { Result, Settings } from './suite.js';
 
-interface Work {
+export interface Work {
   name: string;
   config: ModelConfig;
   sequences: number;
@@ -29,7 +29,12 @@ const LARGE: ModelConfig = {
   ...COMMON, hiddenSize: 2048, intermediateSize: 8192, layers: 16, heads: 32, kvHeads: 8, headDim: 64, vocabSize: 32_000, spkv: spkv(512),
 };
 
-const MODES: [string, TrainingMode][] = [['dense', 'dense'], ['soft', 'soft'], ['hard', { alpha: 1, threshold: 0.5 }]];
+/** A dense model has no predictors: nothing of them is computed. */
+const MODES: { label: string; mode: TrainingMode; dense: boolean }[] = [
+  { label: 'dense', mode: 'dense', dense: true },
+  { label: 'soft', mode: 'soft', dense: false },
+  { label: 'hard', mode: { alpha: 1, threshold: 0.5 }, dense: false },
+];
 /** The predictors' last bias for mode hard, where gates are to be open and closed alike. */
 const HALF_OPEN = 0;
 
@@ -40,7 +45,12 @@ export async function trainingSuite({ device, repeats }: Settings): Promise<Resu
       ? [{ name: '6 M', config: SMALL, sequences: 2, length: 1024 }]
       : [{ name: '6 M', config: SMALL, sequences: 32, length: 4096 }, { name: '1.06 B', config: LARGE, sequences: 4, length: 4096 }];
   const results: Result[] = [];
-  for (const work of works) results.push(...(await trainingSteps(device, work, repeats)));
+  for (const work of works) {
+    for (const result of await trainingWork(device, work, repeats)) {
+      results.push(result);
+      console.log(`${result.work}: ${shown(result.spkv.median)} tokens/s`);
+    }
+  }
   printTable(
     `Training steps on ${device.description}`,
     ['work', 'tokens/s', 'ms a step', 'TFLOP/s'],
@@ -49,30 +59,34 @@ export async function trainingSuite({ device, repeats }: Settings): Promise<Resu
   return results;
 }
 
-async function trainingSteps(device: Device, { name, config, sequences, length }: Work, repeats: number): Promise<Result[]> {
+/** Steps of one work in every mode. */
+export async function trainingWork(device: Device, work: Work, repeats: number): Promise<Result[]> {
+  const results: Result[] = [];
+  for (const mode of MODES) results.push(await trainingSteps(device, work, mode, repeats));
+  return results;
+}
+
+async function trainingSteps(device: Device, work: Work, { label, mode, dense }: (typeof MODES)[number], repeats: number): Promise<Result> {
+  const { name, sequences, length } = work;
+  const config = dense ? { ...work.config, spkv: undefined } : work.config;
   const tokens = sequences * length;
   using parameters = await Parameters.random(device, config, 1);
+  if (label === 'hard') setGates(parameters, HALF_OPEN);
   using step = new TrainingStep(parameters, { tokens });
   const batch = randomBatch(config.vocabSize, sequences, length);
-  const results: Result[] = [];
-  for (const [label, mode] of MODES) {
-    if (label === 'hard') setGates(parameters, HALF_OPEN);
-    const rates: number[] = [];
-    for (let i = 0; i < 2 + repeats; i++) {
-      const start = performance.now();
-      await step.accumulate(batch, mode);
-      await step.update({ learningRate: 1e-5 });
-      if (i >= 2) rates.push((1000 * tokens) / (performance.now() - start));
-    }
-    const rate = summarize(rates);
-    const milliseconds = (1000 * tokens) / rate.median;
-    results.push({
-      work: `${name}, ${sequences} x ${length}, ${label}`, unit: 'tokens/s', spkv: rate,
-      notes: { milliseconds, teraflops: (flopsPerToken(config, length) * rate.median) / 1e12, parameters: parameters.count },
-    });
-    console.log(`${name}, ${label}: ${shown(rate.median)} tokens/s`);
+  const rates: number[] = [];
+  for (let i = 0; i < 2 + repeats; i++) {
+    const start = performance.now();
+    await step.accumulate(batch, mode);
+    await step.update({ learningRate: 1e-5 });
+    if (i >= 2) rates.push((1000 * tokens) / (performance.now() - start));
   }
-  return results;
+  const rate = summarize(rates);
+  const milliseconds = (1000 * tokens) / rate.median;
+  return {
+    work: `${name}, ${sequences} x ${length}, ${label}`, unit: 'tokens/s', spkv: rate,
+    notes: { milliseconds, teraflops: (flopsPerToken(config, length) * rate.median) / 1e12, parameters: parameters.count },
+  };
 }
 
 function setGates(parameters: Parameters, bias: number): void {

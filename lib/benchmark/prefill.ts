@@ -1,6 +1,6 @@
 import { ActivationMemory } from '../model/activations.js';
 import { forward, type Llama, project } from '../model/forward.js';
-import type * as ops from '../ops.js';
+import * as ops from '../ops.js';
 import type { Sequence } from '../ops.js';
 import { drawDensities, type Skew } from './densities.js';
 import { pagesNeeded } from './fill.js';
@@ -136,6 +136,7 @@ class PrefillRun {
     const slots = device.from(Int32Array.of(sequence.slot));
     const offsets = device.from(Int32Array.of(0, ids.length));
     forward(this.#llama, a, this.#cache, { slots, offsets });
+    ops.insert(this.#cache, a.keys, a.values, a.utilities, slots, offsets);
     sequence.advance(ids.length);
     return a;
   }

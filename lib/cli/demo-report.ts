@@ -1,6 +1,6 @@
-import type { CacheReport, GenerationResult, TextModel } from '../index.js';
+import { type CacheReport, type GenerationResult, SAMPLE_FILE, type TextModel } from '../index.js';
 import { bytes, change, count, indent, percent, rate, table, tokens, wrap } from './format.js';
-import { SAMPLE_FILE, shortPath } from './paths.js';
+import { shortPath } from './paths.js';
 import type { Note, Trial } from './recall.js';
 import type { Style } from './terminal.js';
 

@@ -1,12 +1,11 @@
 import type { Command } from 'commander';
-import { type GenerateOptions, type GenerationResult, type TextModel, WINDOW_ONLY } from '../index.js';
+import { type GenerateOptions, type GenerationResult, SAMPLE_FILE, type TextModel, WINDOW_ONLY } from '../index.js';
 import { comparison, continuation, costs, explanation, heading, lastLines, opening, tokenUnit } from './demo-report.js';
 import { stream } from './generate.js';
 import { heatMap } from './heat-map.js';
 import { type Interrupt, Interrupted, onInterrupt } from './interrupt.js';
 import { openModel, print, printJson } from './open.js';
 import { addModelOptions, addOutputOptions, addThresholdOption, examples, type ModelFlags, type OutputFlags, whole } from './options.js';
-import { SAMPLE_FILE } from './paths.js';
 import { Progress } from './progress.js';
 import { readTextFile } from './prompt.js';
 import { findNotes, type Note, type Trial, trial } from './recall.js';

@@ -1,9 +1,10 @@
 import { type Command, Option } from 'commander';
+import { BUNDLED_MODEL } from '../index.js';
 import { exportOnnx, type ExportOptions, ONNX_DTYPES, type OnnxDtype, type OnnxManifest } from '../onnx/index.js';
 import { onInterrupt } from './interrupt.js';
 import { print, printJson, warner } from './open.js';
 import { addOutputOptions, examples, type OutputFlags, pick } from './options.js';
-import { BUNDLED_MODEL, shortPath } from './paths.js';
+import { shortPath } from './paths.js';
 import { Progress } from './progress.js';
 
 interface Flags extends OutputFlags {

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { type Checkpoint, evaluate, type Evaluation, openCheckpoint, type TextModel } from '../index.js';
+import { type Checkpoint, evaluate, type Evaluation, openCheckpoint, SAMPLE_FILE, type TextModel } from '../index.js';
 import { loadChatTemplate } from '../text/chat-template.js';
 import { describeConfig, memory, type Memory, prunedBytes, tensorGroups } from './architecture.js';
 import { amount, bytes, count, duration, fields, indent, percent, rate, table, wrap } from './format.js';
@@ -7,7 +7,7 @@ import { heatMap } from './heat-map.js';
 import { onInterrupt } from './interrupt.js';
 import { openModel, print, printJson } from './open.js';
 import { addModelOptions, addOutputOptions, addThresholdOption, examples, type ModelFlags, type OutputFlags } from './options.js';
-import { SAMPLE_FILE, shortPath } from './paths.js';
+import { shortPath } from './paths.js';
 import { Progress } from './progress.js';
 import { parseIds, readTextFile } from './prompt.js';
 import { colorDepth, columns, Style } from './terminal.js';

@@ -1,7 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { CACHE_DTYPES, type CacheDType, type GenerateOptions, type ModelOptions, type SamplingOptions } from '../index.js';
+import { BUNDLED_MODEL, CACHE_DTYPES, type CacheDType, type GenerateOptions, type ModelOptions, type SamplingOptions } from '../index.js';
 import { resolveSampling } from '../sampling-options.js';
-import { BUNDLED_MODEL } from './paths.js';
 
 /** Options of every command that loads a model. */
 export interface ModelFlags {

@@ -6,6 +6,7 @@ import { checkTokenIds } from '../model/token-ids.js';
 import type { TextModel } from '../text-model.js';
 import type { RequestRecord, StepRecord } from './stats.js';
 
+/** How many texts an engine has in hand, and what it keeps for later ones; all optional. */
 export interface EngineOptions {
   /** Most texts that are read and written at a time. Defaults to 32. */
   maxSequences?: number;
@@ -54,6 +55,7 @@ export function resolveEngineOptions(model: Model, opts?: EngineOptions): Resolv
   };
 }
 
+/** How a request is to be answered; all optional. */
 export interface RequestOptions extends AnswerOptions {
   /** Texts to write; the prompt is read once. Text i is drawn with seed + i. Defaults to 1. */
   n?: number;

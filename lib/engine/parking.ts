@@ -30,6 +30,14 @@ export class Parking {
   /** Takes a text out of the cache: its state goes to the host's memory, or is given up if reading again is cheaper. */
   async park(choice: Choice): Promise<void> {
     const sequence = choice.sequence!;
+    if (choice.read > 0) await this.#putAside(choice, sequence); // else there is nothing to lose
+    choice.sequence = undefined;
+    choice.forecast = undefined;
+    await sequence.dispose();
+    await this.#pages.refresh();
+  }
+
+  async #putAside(choice: Choice, sequence: Sequence): Promise<void> {
     const { pages, kept, length } = await sequence.stats();
     const pairs = kept.reduce((sum, count) => sum + count, 0) + kept.length * Math.min(length, this.#cache.window);
     const bytes = pairs * pairBytes(this.#cache);
@@ -42,10 +50,6 @@ export class Parking {
       this.#rates.save.note((2 * (performance.now() - start)) / choice.saved.bytes.length);
       this.stats.saved++;
     }
-    choice.sequence = undefined;
-    choice.forecast = undefined;
-    await sequence.dispose();
-    await this.#pages.refresh();
   }
 
   /** The state of a text that gets its place: what was saved, the longest known beginning, or nothing yet. */

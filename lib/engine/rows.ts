@@ -156,6 +156,7 @@ export class Rows {
   }
 
   dispose(): void {
+    for (const graph of this.#graphs.values()) graph.dispose();
     for (const tensor of [this.#slots, this.#offsets, this.#settings, this.#seeds, this.#logits, this.#history, this.#mask]) tensor?.dispose();
   }
 }

@@ -62,9 +62,11 @@ export class Counters {
 
   step(batch: Batch, milliseconds: number, deviceMilliseconds: number): StepRecord {
     const read = batch.pieces.reduce((sum, { ids }) => sum + ids.length, 0);
-    const record = { written: batch.rows.length, read, milliseconds, deviceMilliseconds };
+    // A text that reads again what it had to give up gets tokens that it knows.
+    const written = batch.rows.filter((choice) => choice.read === choice.ids.length && !batch.failures.has(choice)).length;
+    const record = { written, read, milliseconds, deviceMilliseconds };
     this.tokens.read += read;
-    this.tokens.written += record.written;
+    this.tokens.written += written;
     this.steps.count++;
     this.steps.milliseconds += milliseconds;
     this.steps.deviceMilliseconds += deviceMilliseconds;

@@ -2,6 +2,7 @@ import { invalid } from '../check.js';
 import { Progress } from '../constrain/constraint.js';
 import { resolveSampling, type SamplingOptions } from '../sampling-options.js';
 import type { Device, Graph, KvCache, Sequence, Tensor } from '../ops.js';
+import { counted } from './counted.js';
 import type { Network } from './network.js';
 import { Sampler, TokenMask } from './sampler.js';
 
@@ -32,6 +33,8 @@ export class Decoder implements Disposable {
   readonly #mask: TokenMask | undefined;
   readonly #graph: Graph;
   readonly #owned: { dispose(): void }[];
+  /** What kept a step from drawing after its tokens were read, so that there is none to read next. */
+  #stuck: Error | undefined;
 
   /** @internal Use {@link Model.createDecoder}. */
   constructor(network: Network, cache: KvCache, rows: readonly DecoderRow[]) {
@@ -42,7 +45,9 @@ export class Decoder implements Disposable {
     }
     const sampler = new Sampler(device, rows.map(({ sampling }) => resolveSampling(sampling)), vocabSize);
     for (const [row, { prompt }] of rows.entries()) {
-      if (prompt) sampler.recordPrompt(row, device.from(Int32Array.from(prompt)));
+      if (!prompt) continue;
+      using ids = device.from(Int32Array.from(prompt));
+      sampler.recordPrompt(row, ids);
     }
     const memory = network.createMemory(rows.length);
     const step = memory.take(rows.length);
@@ -61,17 +66,22 @@ export class Decoder implements Disposable {
       // After the insertion: a step that the pool refuses samples nothing and can be run again.
       if (!this.#mask) this.#sample();
     });
-    this.#owned = [sampler, memory, slots, offsets, this.#logits, ...(this.#mask ? [this.#mask] : [])];
+    this.#owned = [this.#graph, sampler, memory, slots, offsets, this.#logits, ...(this.#mask ? [this.#mask] : [])];
   }
 
   /**
    * Runs one step and resolves with the next token of every sequence. Either all sequences advance or, on an
    * error, none: after POOL_EXHAUSTED the step can be run again once pages are free. Errors: UNSUPPORTED where the
-   * vocabulary cannot go on as a constraint asks; nothing has been done then.
+   * vocabulary cannot go on as a constraint asks; NON_FINITE where logits are no numbers. Where it is only the penalties
+   * that make them so, the sequences have read their tokens, as their lengths say, and nothing has been drawn: the
+   * decoder refuses further steps with the same error.
    */
   async step(): Promise<Int32Array> {
+    if (this.#stuck) throw this.#stuck;
     const allowed = this.#rows.map(({ progress }) => progress?.allowed());
-    const run = this.#device.submit(() => {
+    const before = this.#rows.map(({ sequence }) => sequence.length);
+    const growths = this.#rows.map(({ sequence }) => ({ sequence, tokens: 1 }));
+    const run = counted(this.#device, growths, () => {
       this.#graph.launch();
       if (this.#mask) {
         this.#mask.write(allowed);
@@ -81,9 +91,9 @@ export class Decoder implements Disposable {
     });
     const ids = await run.catch((error: unknown) => {
       this.#mask?.doubt();
+      if (this.#rows.some(({ sequence }, row) => sequence.length > before[row]!)) this.#stuck = error as Error;
       throw error;
     });
-    for (const { sequence } of this.#rows) sequence.advance(1);
     for (const [row, { progress }] of this.#rows.entries()) progress?.accept(ids[row]!);
     return ids;
   }

@@ -14,17 +14,16 @@ export interface Llama {
 }
 
 /**
- * Enqueues one step through the cache: from a.ids to the normalised hidden states in a.normed [T, C], and the
- * new pairs into the cache. Prefill chunks and decode steps alike.
+ * Enqueues one step over the cache: from a.ids to the normalised hidden states in a.normed [T, C], and the new pairs,
+ * which `ops.insert` adds to the cache when all else has gone well. Prefill chunks and decode steps alike.
  */
-export function forward(llama: Llama, a: Activations, cache: KvCache, batch: Batch): void {
+export function forward(llama: Llama, a: Activations, cache: KvCache, { slots, offsets }: Pick<Batch, 'slots' | 'offsets'>): void {
   const scale = 1 / Math.sqrt(llama.config.headDim);
-  ops.positions(a.positions, cache, batch.slots, batch.offsets);
+  ops.positions(a.positions, cache, slots, offsets);
   runLayers(llama, a, false, (layer) => {
     const { keys, values, utilities } = a.layers[layer]!;
-    ops.attention(a.contextHeads, a.q, keys, values, utilities, cache, layer, batch.slots, batch.offsets, scale);
+    ops.attention(a.contextHeads, a.q, keys, values, utilities, cache, layer, slots, offsets, scale);
   });
-  ops.insert(cache, a.keys, a.values, a.utilities, batch.slots, batch.offsets);
 }
 
 /**

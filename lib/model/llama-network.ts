@@ -59,13 +59,17 @@ export class LlamaNetwork implements Network {
       utilities: a.utilities,
       forward: (cache: KvCache, { slots, offsets, logits, rows }: Batch) => {
         forward(this.llama, a, cache, { slots, offsets });
-        if (!logits) return;
-        const [count] = logits.shape;
-        if (!rows) return project(this.llama, logits, a.normed.slice(0, 0, count!));
-        using hidden = logits.device.tensor(a.normed.dtype, [count!, this.config.hiddenSize]);
-        ops.embedding(hidden, rows, a.normed);
-        project(this.llama, logits, hidden);
+        if (logits) this.#project(logits, a.normed, rows);
+        ops.insert(cache, a.keys, a.values, a.utilities, slots, offsets, logits);
       },
     };
+  }
+
+  /** Logits [N, V] of the tokens `rows` [N] of hidden states [T, C], or of the first N. */
+  #project(logits: Tensor, states: Tensor, rows: Tensor | undefined): void {
+    const count = logits.shape[0]!;
+    using hidden = rows ? logits.device.tensor(states.dtype, [count, this.config.hiddenSize]) : states.slice(0, 0, count);
+    if (rows) ops.embedding(hidden, rows, states);
+    project(this.llama, logits, hidden);
   }
 }

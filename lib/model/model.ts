@@ -1,43 +1,16 @@
 import { totalmem } from 'node:os';
-import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js';
-import { abortSignal, callback, integer, invalid, number, oneOf, options } from '../check.js';
+import { abortSignal, callback, invalid, number, oneOf, options } from '../check.js';
 import { SpkvError } from '../errors.js';
 import * as ops from '../ops.js';
-import { Device, type DeviceOptions, type KvCache, openDevice, type Sequence } from '../ops.js';
+import type { Device, KvCache, Sequence, Tensor } from '../ops.js';
+import { counted, withPositions } from './counted.js';
 import { Decoder, type DecoderRow } from './decoder.js';
-import { LlamaNetwork } from './llama-network.js';
+import { type CheckedOptions, DEFAULT_CHUNK } from './load.js';
 import type { Batch, Network, NetworkConfig, Step, StepMemory } from './network.js';
-import { inverseFrequencies } from './rope.js';
 import { checkTokenIds } from './token-ids.js';
-import { loadWeights } from './weights.js';
 
-export interface ModelOptions extends DeviceOptions {
-  /** 'auto', 'cpu', 'cuda:0' (see {@link openDevice}), or a device that is open already. Defaults to 'auto'. */
-  device?: string | Device;
-  /** Storage of keys and values. Defaults to the element type of the weights. */
-  cacheDtype?: 'auto' | ops.CacheDType;
-  /**
-   * Bytes of the cache pool. On the CPU it may grow so far: a quarter of the system's memory unless told otherwise,
-   * taken as it fills. On a GPU it is taken at once: nine tenths of what the weights have left free.
-   */
-  kvMemory?: number;
-  /** Tokens that a sequence can be rewound, see {@link Sequence.rewind}. Defaults to 0. */
-  slack?: number;
-  /** Tokens per prefill step. Defaults to 512. */
-  chunk?: number;
-  /** Told the share of the weights that is loaded, 0 to 1. */
-  onProgress?: (share: number) => void;
-  /** Told once of what is worth knowing: no predictors, tensors that nothing reads, a GPU that cannot be used. Defaults to nobody. */
-  onWarning?: (message: string) => void;
-  signal?: AbortSignal;
-}
-
-const OPTION_NAMES = [
-  'device', 'threads', 'pin', 'instructions', 'precision', 'cacheDtype', 'kvMemory', 'slack', 'chunk', 'onProgress', 'onWarning', 'signal',
-] as const;
 /** Ring of a model without predictors, which keeps everything anyway. */
 const DENSE_WINDOW = 128;
-const DEFAULT_CHUNK = 512;
 /** Most logits that exist at a time while a text is scored. */
 const SCORED_LOGITS = 1 << 26;
 
@@ -47,9 +20,11 @@ export interface StepInput {
   ids: ArrayLike<number>;
 }
 
+/** How a long text is read; all optional. */
 export interface PrefillOptions {
   /** Told the tokens done and to do after every chunk. */
   onProgress?: (done: number, total: number) => void;
+  /** Ends the reading with its reason; the sequence's length says how far it has come. */
   signal?: AbortSignal;
 }
 
@@ -58,61 +33,6 @@ export interface NetworkFiles {
   readonly dir: string;
   /** Bytes of all weights. */
   readonly bytes: number;
-}
-
-/** {@link ModelOptions}, checked, with the defaults that do not depend on the model filled in. */
-export type CheckedOptions = ModelOptions & Required<Pick<ModelOptions, 'cacheDtype' | 'slack' | 'chunk'>>;
-
-/** All values are checked before anything is loaded. */
-export function checkModelOptions(opts: ModelOptions | undefined): CheckedOptions {
-  const given = options(opts, 'model options', OPTION_NAMES);
-  if (given.kvMemory !== undefined) integer(given.kvMemory, 'kvMemory', 1);
-  callback(given.onProgress, 'onProgress');
-  callback(given.onWarning, 'onWarning');
-  abortSignal(given.signal, 'signal');
-  return {
-    ...given,
-    cacheDtype: oneOf(given.cacheDtype ?? 'auto', 'cacheDtype', ['auto', ...ops.CACHE_DTYPES]),
-    slack: integer(given.slack ?? 0, 'slack', 0, 1 << 20),
-    chunk: integer(given.chunk ?? DEFAULT_CHUNK, 'chunk', 1, 1 << 16),
-  };
-}
-
-/** Opens a checkpoint directory and brings its weights to the device: what {@link Model} is made of. */
-export async function loadNetwork(
-  dir: string, opts?: ModelOptions,
-): Promise<{ checkpoint: Checkpoint; device: Device; network: Network; options: CheckedOptions }> {
-  const given = checkModelOptions(opts);
-  given.signal?.throwIfAborted();
-  const checkpoint = await openCheckpoint(dir);
-  const device = openModelDevice(given);
-  const weights = await loadWeights(checkpoint, device, given.onProgress, given.signal).catch((error: unknown) => {
-    if (device !== given.device) device.dispose();
-    throw error;
-  });
-  if (weights.dense) given.onWarning?.(`${dir} has no utility predictors: it runs dense, every pair is kept`);
-  const unread = checkpoint.unread();
-  if (unread.length > 0) given.onWarning?.(`${dir}: nothing reads ${unread.length} tensors: ${list(unread)}`);
-  const { config } = checkpoint;
-  const network = new LlamaNetwork({ config, weights, inverseFrequencies: device.from(inverseFrequencies(config)) });
-  return { checkpoint, device, network, options: given };
-}
-
-/** The device that the options name, or the one that they give. */
-export function openModelDevice(given: ModelOptions): Device {
-  const { threads, pin, instructions, precision, onWarning } = given;
-  if (given.device instanceof Device) {
-    const unfit = Object.entries({ threads, pin, instructions, precision }).find(([, value]) => value !== undefined);
-    if (unfit) throw new SpkvError('INVALID_ARGUMENT', `Expected no option "${unfit[0]}" for a device that is open already`);
-    return given.device;
-  }
-  return openDevice(given.device ?? 'auto', {
-    ...(threads === undefined ? {} : { threads }),
-    ...(pin === undefined ? {} : { pin }),
-    ...(instructions === undefined ? {} : { instructions }),
-    ...(precision === undefined ? {} : { precision }),
-    ...(onWarning === undefined ? {} : { onWarning }),
-  });
 }
 
 /** A model on a device, at the level of token ids. */
@@ -152,7 +72,7 @@ export class Model implements Disposable {
     return this.cache.createSequence({ threshold: number(threshold, 'threshold', 0, 2) });
   }
 
-  /** Reads a prompt into a sequence, in chunks. Resolves with the logits [V] after its last token. */
+  /** Reads a prompt into a sequence, in chunks. Resolves with the logits [V] after its last token. Errors: those of {@link step}. */
   async prefill(sequence: Sequence, ids: ArrayLike<number>, opts?: PrefillOptions): Promise<Float32Array> {
     const { onProgress, signal } = checkedPrefill(opts);
     this.#checkIds(ids, 'ids');
@@ -166,37 +86,31 @@ export class Model implements Disposable {
 
   /**
    * One step of any mixture of prompts and single tokens: reads the new tokens of each sequence, and resolves
-   * with the logits [V] after the last of each. Either all sequences advance or, on an error, none.
+   * with the logits [V] after the last of each. Either all sequences advance or, on an error, none; where `signal` comes
+   * too late to stop the step, it rejects all the same, and their lengths say that they have advanced. Errors:
+   * INVALID_ARGUMENT, OUT_OF_RANGE, POOL_EXHAUSTED; NON_FINITE, naming the sequence and the positions at which keys, values,
+   * utilities or logits are no numbers.
    */
   async step(inputs: readonly StepInput[], signal?: AbortSignal): Promise<Float32Array[]> {
     this.#checkInputs(inputs);
     using logits = this.device.tensor('f32', [inputs.length, this.config.vocabSize]);
-    const flat = await this.device.submit(() => {
-      let end = 0;
-      const rows = this.device.from(Int32Array.from(inputs, ({ ids }) => (end += ids.length) - 1));
-      this.#enqueue(inputs, { logits, rows });
-      return logits.read() as Promise<Float32Array>;
-    }, signal);
-    for (const { sequence, ids } of inputs) sequence.advance(ids.length);
+    const flat = await this.#run(inputs, 'last', logits, logits, signal);
     const { vocabSize } = this.config;
     return inputs.map((_, row) => flat.subarray(row * vocabSize, (row + 1) * vocabSize));
   }
 
-  /** Like {@link step} for one sequence, with the logits [n, V] after every new token. */
+  /** Like {@link step} for one sequence of n new tokens, with the logits [n, V] after every one of them. */
   async stepAll(sequence: Sequence, ids: ArrayLike<number>, signal?: AbortSignal): Promise<Float32Array> {
-    this.#checkInputs([{ sequence, ids }]);
+    const inputs = [{ sequence, ids }];
+    this.#checkInputs(inputs);
     using logits = this.device.tensor('f32', [ids.length, this.config.vocabSize]);
-    const flat = await this.device.submit(() => {
-      this.#enqueue([{ sequence, ids }], { logits });
-      return logits.read() as Promise<Float32Array>;
-    }, signal);
-    sequence.advance(ids.length);
-    return flat;
+    return await this.#run(inputs, 'all', logits, logits, signal);
   }
 
   /**
    * Reads `ids` into a sequence and resolves with the log-probability of every token given those before it, in
-   * nats: [n], 0 for the first, whose predecessor is unknown.
+   * nats: [n], 0 for the first, whose predecessor is unknown. Errors: those of {@link step}; the sequence has read what
+   * its length says.
    */
   async score(sequence: Sequence, ids: ArrayLike<number>, opts?: PrefillOptions): Promise<Float32Array> {
     const { onProgress, signal } = checkedPrefill(opts);
@@ -238,17 +152,31 @@ export class Model implements Disposable {
   }
 
   async #scoreChunk(sequence: Sequence, ids: number[], next: number[], signal?: AbortSignal): Promise<Float32Array> {
-    this.#checkInputs([{ sequence, ids }]);
+    const inputs = [{ sequence, ids }];
+    this.#checkInputs(inputs);
     using targets = this.device.from(Int32Array.from(ids, (_, i) => next[i] ?? -1));
     using scores = this.device.tensor('f32', [ids.length]);
     using logits = this.device.tensor('f32', [ids.length, this.config.vocabSize]);
-    const result = await this.device.submit(() => {
-      this.#enqueue([{ sequence, ids }], { logits });
-      ops.logProbabilities(scores, logits, targets);
-      return scores.read() as Promise<Float32Array>;
-    }, signal);
-    sequence.advance(ids.length);
-    return result;
+    return await this.#run(inputs, 'all', logits, scores, signal, () => ops.logProbabilities(scores, logits, targets));
+  }
+
+  /** Runs a step with the logits after the last token of each input or after all of them, and `then` what makes `result` of them. */
+  async #run(
+    inputs: readonly StepInput[], after: 'last' | 'all', logits: Tensor, result: Tensor, signal?: AbortSignal, then?: () => void,
+  ): Promise<Float32Array> {
+    const growths = inputs.map(({ sequence, ids }) => ({ sequence, tokens: ids.length }));
+    const body = (): Promise<Float32Array> => {
+      let end = 0;
+      using rows = after === 'last' ? this.device.from(Int32Array.from(inputs, ({ ids }) => (end += ids.length) - 1)) : undefined;
+      this.#enqueue(inputs, { logits, ...(rows && { rows }) });
+      then?.();
+      return result.read() as Promise<Float32Array>;
+    };
+    try {
+      return await counted(this.device, growths, body, signal);
+    } catch (error) {
+      throw await withPositions(error, growths, logits);
+    }
   }
 
   /**
@@ -288,12 +216,14 @@ export class Model implements Disposable {
     for (const { ids } of inputs) offsets.push(offsets.at(-1)! + ids.length);
     const tokens = offsets.at(-1)!;
     if (!this.#memory || this.#memory.tokens < tokens) {
+      this.#memory?.dispose();
       this.#memory = this.network.createMemory(Math.max(tokens, Math.min(this.chunk, DEFAULT_CHUNK)));
     }
     const step = this.#memory.take(tokens);
     step.ids.write(Int32Array.from(inputs.flatMap(({ ids }) => Array.from(ids))));
-    const slots = this.device.from(Int32Array.from(inputs, ({ sequence }) => sequence.slot));
-    step.forward(this.cache, { slots, offsets: this.device.from(Int32Array.from(offsets)), ...wanted });
+    using slots = this.device.from(Int32Array.from(inputs, ({ sequence }) => sequence.slot));
+    using starts = this.device.from(Int32Array.from(offsets));
+    step.forward(this.cache, { slots, offsets: starts, ...wanted });
     return step;
   }
 
@@ -358,8 +288,4 @@ function checkedPrefill(opts: PrefillOptions | undefined): PrefillOptions {
 /** See {@link ModelOptions.kvMemory}. The tenth that is left of a GPU is for activations. */
 function defaultKvMemory({ freeMemory }: Device): number {
   return freeMemory === null ? Math.floor(totalmem() / 4) : Math.floor(freeMemory * 0.9);
-}
-
-function list(names: readonly string[]): string {
-  return names.length > 5 ? `${names.slice(0, 5).join(', ')}, ...` : names.join(', ');
 }

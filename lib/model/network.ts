@@ -41,8 +41,8 @@ export interface Step {
   positions: Tensor; //         [T] i32, of the new tokens once it has run
   utilities: Tensor | null; //  [L, T, G], likewise; null in a dense network
   /**
-   * Enqueues the step: from ids to logits, and the new pairs of all layers into the cache. What it enqueues can be
-   * captured.
+   * Enqueues the step: from ids to logits, and then the new pairs of all layers into the cache, unless a logit is not
+   * finite. What it enqueues can be captured.
    */
   forward(cache: KvCache, batch: Batch): void;
 }

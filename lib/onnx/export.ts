@@ -11,6 +11,7 @@ import { loadCodec } from './schema.js';
 import { ONNX_DTYPES, type OnnxDtype, Weights } from './weights.js';
 import { WeightsFile } from './weights-file.js';
 
+/** What is to be written, and in which form; all optional. */
 export interface ExportOptions {
   /** How the matrices are stored: f32, f16, or in blocks of 8 or 4 bits. Defaults to 'f32'. */
   dtype?: OnnxDtype;

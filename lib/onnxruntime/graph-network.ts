@@ -47,7 +47,7 @@ export class GraphNetwork implements Network {
         ops.positions(positions, cache, slots, offsets);
         const { vocabSize } = this.config;
         this.#session.run(step, cache, batch.logits || !unwanted ? batch : { ...batch, logits: unwanted }, vocabSize);
-        ops.insert(cache, keys, values, utilities, slots, offsets);
+        ops.insert(cache, keys, values, utilities, slots, offsets, batch.logits);
       },
     };
   }

@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { integer, oneOf, string } from '../check.js';
 import { SpkvError } from '../errors.js';
-import { type CheckedOptions, checkModelOptions, type ModelOptions, openModelDevice } from '../model/model.js';
+import { type CheckedOptions, checkModelOptions, type ModelOptions, openModelDevice } from '../model/load.js';
 import type { Network, NetworkConfig } from '../model/network.js';
 import { type OnnxManifest, readManifest } from '../onnx/manifest.js';
 import type { Device } from '../ops.js';

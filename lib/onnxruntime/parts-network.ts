@@ -50,10 +50,11 @@ export class PartsNetwork implements Network {
         this.#process.run(layer, tokens, 0, [residual, query, k, v, ...(u ? [u] : [])], inputs);
         ops.attention(context.split(heads), query.split(heads), k, v, u, cache, layer, slots, offsets, scale);
       }
-      ops.insert(cache, keys, values, utilities, slots, offsets);
-      if (!logits) return;
-      const count = logits.shape[0]!;
-      this.#process.run(layers, tokens, count, [logits], [context, residual, rows ?? between.order.slice(0, 0, count)]);
+      if (logits) {
+        const count = logits.shape[0]!;
+        this.#process.run(layers, tokens, count, [logits], [context, residual, rows ?? between.order.slice(0, 0, count)]);
+      }
+      ops.insert(cache, keys, values, utilities, slots, offsets, logits);
     };
     return { ids, positions, utilities, forward };
   }

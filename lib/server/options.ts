@@ -7,6 +7,7 @@ import type { TextModel } from '../text-model.js';
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
+/** What a server is called, whom it serves and what it bears; all optional. */
 export interface ServerOptions {
   /** What requests call the model. Defaults to the name of the checkpoint's directory. */
   name?: string;

@@ -39,6 +39,7 @@ export async function createServer(model: TextModel, opts?: ServerOptions): Prom
   return server;
 }
 
+/** An HTTP server in front of an engine, from {@link createServer}. */
 export class Server implements AsyncDisposable {
   readonly engine: Engine;
   /** The fastify application, for routes and hooks of one's own before it listens. */

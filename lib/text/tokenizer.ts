@@ -8,6 +8,7 @@ import { type LibraryTokenizer, Tokenizer as Library } from './library.js';
 import { readTokenizerConfig, type TokenizerConfig } from './tokenizer-config.js';
 import { checkTokenizerFile, type TokenizerFile } from './tokenizer-file.js';
 
+/** How a text is to be encoded; all optional. */
 export interface EncodeOptions {
   /** Add the special tokens of a prompt, such as one at its beginning. Defaults to true. */
   addSpecialTokens?: boolean;

@@ -6,6 +6,7 @@ export interface LayerActivations {
   x: Tensor; //             [T, C] f32: the residual stream that enters the layer
   qkv: Tensor; //           [T, H·D + 2·G·D + P]
   raw: Heads | null; //     q and k before their norms, views of qkv; null in models without
+  qk: Tensor; //            [T, H + G, D]: q and k, which lie side by side
   q: Tensor; //             [T, H, D] after the rotary embedding
   k: Tensor; //             [T, G, D] after the rotary embedding
   v: Tensor; //             [T, G, D] view of qkv
@@ -21,6 +22,7 @@ export interface LayerActivations {
 }
 
 interface Heads {
+  qk: Tensor; // [T, H + G, D]
   q: Tensor; // [T, H, D]
   k: Tensor; // [T, G, D]
 }
@@ -46,6 +48,7 @@ export interface Passing {
   dContext: Tensor; //    [T, H·D]
   dContextHeads: Tensor; // [T, H, D] view of dContext
   dQkv: Tensor; //        [T, H·D + 2·G·D + P]
+  dqk: Tensor; //         [T, H + G, D] view of dQkv
   dq: Tensor; //          [T, H, D] view of dQkv
   dk: Tensor; //          [T, G, D] view of dQkv
   dv: Tensor; //          [T, G, D] view of dQkv
@@ -129,20 +132,14 @@ export class TrainingMemory {
   }
 
   #cutLayer(buffers: LayerBuffers, tokens: number): LayerActivations {
-    const { heads, kvHeads, headDim, intermediateSize, qkNorm, spkv } = this.#config;
+    const { intermediateSize, qkNorm, spkv } = this.#config;
     const rows = cutRows(buffers, tokens);
-    const { q, k, v, hidden } = this.#cutQkv(rows.qkv);
-    const roped = qkNorm
-      ? {
-          q: rows.roped.slice(1, 0, heads * headDim).split(heads),
-          k: rows.roped.slice(1, heads * headDim, (heads + kvHeads) * headDim).split(kvHeads),
-        }
-      : { q, k };
+    const { v, hidden, ...heads } = this.#cutQkv(rows.qkv);
     return {
-      ...rows, v, hidden, ...roped,
-      raw: qkNorm ? { q, k } : null,
+      ...rows, v, hidden, ...(qkNorm ? this.#cutHeads(rows.roped) : heads),
+      raw: qkNorm ? heads : null,
       gates: spkv ? rows.gates : null,
-      contextHeads: rows.context.split(heads),
+      contextHeads: rows.context.split(this.#config.heads),
       gate: rows.gateUp.slice(1, 0, intermediateSize),
       up: rows.gateUp.slice(1, intermediateSize, 2 * intermediateSize),
     };
@@ -151,22 +148,27 @@ export class TrainingMemory {
   #cutPassing(tokens: number): Passing {
     const { logits, ...others } = this.#passing;
     const rows = cutRows(others as Required<PassingBuffers>, tokens);
-    const { q: dq, k: dk, v: dv, hidden: dHidden } = this.#cutQkv(rows.dQkv);
+    const { qk: dqk, q: dq, k: dk, v: dv, hidden: dHidden } = this.#cutQkv(rows.dQkv);
     const dyCopy = rows.dy.dtype === rows.dx.dtype ? null : rows.dy;
-    return { ...rows, dyCopy, logits: logits!, dq, dk, dv, dHidden, dContextHeads: rows.dContext.split(this.#config.heads) };
+    return { ...rows, dyCopy, logits: logits!, dqk, dq, dk, dv, dHidden, dContextHeads: rows.dContext.split(this.#config.heads) };
   }
 
   #cutQkv(qkv: Tensor): Heads & { v: Tensor; hidden: Tensor | null } {
     const { heads, kvHeads, headDim, spkv } = this.#config;
-    const kStart = heads * headDim;
-    const vStart = kStart + kvHeads * headDim;
+    const vStart = (heads + kvHeads) * headDim;
     const end = vStart + kvHeads * headDim;
     return {
-      q: qkv.slice(1, 0, kStart).split(heads),
-      k: qkv.slice(1, kStart, vStart).split(kvHeads),
+      ...this.#cutHeads(qkv.slice(1, 0, vStart)),
       v: qkv.slice(1, vStart, end).split(kvHeads),
       hidden: spkv ? qkv.slice(1, end, qkv.shape[1]!) : null,
     };
+  }
+
+  /** Queries and keys of [T, H·D + G·D]. */
+  #cutHeads(columns: Tensor): Heads {
+    const { heads, kvHeads } = this.#config;
+    const qk = columns.split(heads + kvHeads);
+    return { qk, q: qk.slice(1, 0, heads), k: qk.slice(1, heads, heads + kvHeads) };
   }
 
   dispose(): void {

@@ -59,7 +59,7 @@ function backwardMlp({ config, activations }: Pass, index: number, w: LayerWeigh
 function backwardAttention(pass: Pass, index: number, w: LayerWeights, d: LayerWeights): void {
   const { config, activations, offsets, window, mode } = pass;
   const { passing } = activations;
-  const { normed, dNormed, dContext, dContextHeads, dQkv, dq, dk, dv, dGates, dx, dy, dyCopy, angles } = passing;
+  const { normed, dNormed, dContext, dContextHeads, dQkv, dqk, dq, dk, dv, dGates, dx, dy, dyCopy, angles } = passing;
   const a = activations.layers[index]!;
   const gates = mode !== 'dense' && w.predictor ? a.gates : null;
   const learns = mode === 'soft' && w.predictor !== null;
@@ -68,8 +68,7 @@ function backwardAttention(pass: Pass, index: number, w: LayerWeights, d: LayerW
     dq, dk, dv, learns ? dGates : null, dContextHeads, a.contextHeads, a.logSumExp, a.q, a.k, a.v, gates, offsets, window,
     1 / Math.sqrt(config.headDim),
   );
-  ops.rope(dq, dq, angles, true);
-  ops.rope(dk, dk, angles, true);
+  ops.rope(dqk, dqk, angles, true);
   if (a.raw) {
     ops.rmsNormBackward(dq, d.qNorm!, dq, a.raw.q, w.qNorm!, config.rmsNormEps);
     ops.rmsNormBackward(dk, d.kNorm!, dk, a.raw.k, w.kNorm!, config.rmsNormEps);

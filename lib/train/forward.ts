@@ -49,8 +49,7 @@ export function forwardLayer({ config, weights, activations, offsets, window, mo
     ops.rmsNorm(a.q, a.raw.q, w.qNorm!, epsilon);
     ops.rmsNorm(a.k, a.raw.k, w.kNorm!, epsilon);
   }
-  ops.rope(a.q, a.q, passing.angles);
-  ops.rope(a.k, a.k, passing.angles);
+  ops.rope(a.qk, a.qk, passing.angles);
   const gated = mode !== 'dense' && w.predictor;
   if (gated) ops.predictUtility(a.gates!, a.hidden!, w.predictor!.weight, w.predictor!.bias, mode === 'soft' ? 'log' : mode);
   ops.gatedAttention(a.contextHeads, a.logSumExp, a.q, a.k, a.v, gated ? a.gates : null, offsets, window, 1 / Math.sqrt(headDim));

@@ -15,7 +15,7 @@ export interface Part extends TensorRef {
   readonly group: Group;
 }
 
-/** Neighbours of one group: they are updated in one go. */
+/** Neighbours of one group: they, and those at the same place of other layers, are updated in one go. */
 export interface Segment {
   readonly group: Group;
   readonly start: number;
@@ -29,6 +29,9 @@ export interface Block {
   readonly end: number;
   readonly segments: readonly Segment[];
 }
+
+/** Blocks of the same shape, one behind another. */
+export type Stack = readonly [Block, ...Block[]];
 
 /** Tensors begin at multiples of so many elements, unless they are rows of one matrix product. */
 const ALIGNMENT = 64;
@@ -46,6 +49,8 @@ export class Layout {
   readonly parts: readonly Part[];
   /** The embedding, the layers in order, the output. */
   readonly blocks: readonly Block[];
+  /** The same, those of one shape together: the embedding, all layers, the output. */
+  readonly stacks: readonly Stack[];
   /** Elements in all. */
   readonly size: number;
   readonly #parts = new Map<string, Part>();
@@ -62,6 +67,7 @@ export class Layout {
     });
     this.parts = builder.parts;
     this.blocks = builder.blocks;
+    this.stacks = [this.blocks.slice(0, 1), this.blocks.slice(1, -1), this.blocks.slice(-1)].map((blocks) => blocks as [Block, ...Block[]]);
     this.size = builder.size;
     for (const part of this.parts) this.#parts.set(part.name, part);
   }
@@ -70,6 +76,12 @@ export class Layout {
   part(vector: Tensor, name: string): Tensor {
     const { shape, offset } = this.#parts.get(name)!;
     return vector.view(shape, shape.length === 2 ? [shape[1]!, 1] : [1], offset);
+  }
+
+  /** What lies from `start` to `end` in the first block of a stack, and at the same place in the others: [blocks, end - start]. */
+  rows(vector: Tensor, stack: Stack, { start, end }: { start: number; end: number }): Tensor {
+    const [first] = stack;
+    return vector.view([stack.length, end - start], [first.end - first.start, 1], start);
   }
 
   /** The tensors of a model, cut from vectors in this layout: matrices from the one, everything else from the other. */

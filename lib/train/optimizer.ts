@@ -1,7 +1,7 @@
 import { SpkvError } from '../errors.js';
 import * as ops from '../ops.js';
 import type { Tensor } from '../ops.js';
-import type { Group } from './layout.js';
+import type { Group, Segment, Stack } from './layout.js';
 import type { Parameters } from './parameters.js';
 
 /** The numbers of one update. */
@@ -21,6 +21,16 @@ export interface UpdateOptions {
   epsilon?: number;
 }
 
+/** The weights of one group at the same place of all blocks of a stack, and what is updated with them: [R, N]. */
+interface Rows {
+  group: Group;
+  parameter: Tensor;
+  momentum: Tensor;
+  variance: Tensor;
+  copy: Tensor | null;
+  gradient: Tensor;
+}
+
 /** AdamW over all parameters, with its state: momentum and variance, f32, in the order of the parameters. */
 export class Optimizer implements Disposable {
   readonly parameters: Parameters;
@@ -28,6 +38,9 @@ export class Optimizer implements Disposable {
   readonly variance: Tensor;
   /** Updates done. */
   steps = 0;
+  readonly #rows: readonly Rows[];
+  /** For each stack its gradients, block by block, and the sums of their squares: [R, N] and [R]. */
+  readonly #norms: readonly { gradient: Tensor; squares: Tensor }[];
   readonly #squares: Tensor; // [blocks]
   readonly #norm: Tensor; //    [1]
   readonly #factor: Tensor; //  [1]
@@ -37,7 +50,15 @@ export class Optimizer implements Disposable {
     this.parameters = parameters;
     this.momentum = device.tensor('f32', [layout.size]);
     this.variance = device.tensor('f32', [layout.size]);
+    this.#rows = layout.stacks.flatMap((stack) =>
+      stack[0].segments.filter(({ group }) => group !== 'constant').map((segment) => this.#rowsOf(stack, segment)),
+    );
     this.#squares = device.tensor('f32', [layout.blocks.length]);
+    let block = 0;
+    this.#norms = layout.stacks.map((stack) => ({
+      gradient: layout.rows(parameters.gradients, stack, stack[0]),
+      squares: this.#squares.slice(0, block, (block += stack.length)),
+    }));
     this.#norm = device.tensor('f32', [1]);
     this.#factor = device.tensor('f32', [1]);
   }
@@ -47,30 +68,32 @@ export class Optimizer implements Disposable {
    * are not finite change nothing: NON_FINITE, naming the step and what they belong to.
    */
   async update(tokens: number, opts: UpdateOptions): Promise<{ gradientNorm: number }> {
-    const { device, layout, values, gradients, copies } = this.parameters;
-    const cut = (vector: Tensor, { start, end }: { start: number; end: number }) => vector.slice(0, start, end);
     const { predictorScale = 5, frozenPredictor = false, clip = 1, weightDecay = 0.1, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8 } = opts;
-    const rate = (group: Group) => opts.learningRate * (group === 'predictor' ? predictorScale : 1);
-    const [[gradientNorm], squares] = await device.submit(async () => {
+    const [[gradientNorm], squares] = await this.parameters.device.submit(async () => {
       ops.fill(this.#squares, 0);
-      for (const [index, block] of layout.blocks.entries()) ops.squaredNorm(this.#squares.slice(0, index, index + 1), cut(gradients, block));
+      for (const norm of this.#norms) ops.squaredNorm(norm.squares, norm.gradient);
       ops.clipFactor(this.#factor, this.#norm, this.#squares, 1 / tokens, clip);
-      for (const segment of layout.blocks.flatMap(({ segments }) => segments)) {
-        if (segment.group === 'constant' || (frozenPredictor && segment.group === 'predictor')) continue;
-        ops.adamW(
-          cut(values, segment), cut(this.momentum, segment), cut(this.variance, segment), copies && cut(copies, segment),
-          cut(gradients, segment), this.#factor,
-          {
-            learningRate: rate(segment.group), weightDecay: segment.group === 'vector' ? 0 : weightDecay,
-            beta1, beta2, epsilon, step: this.steps + 1,
-          },
-        );
+      for (const { group, parameter, momentum, variance, copy, gradient } of this.#rows) {
+        if (frozenPredictor && group === 'predictor') continue;
+        ops.adamW(parameter, momentum, variance, copy, gradient, this.#factor, {
+          learningRate: opts.learningRate * (group === 'predictor' ? predictorScale : 1), weightDecay: group === 'vector' ? 0 : weightDecay,
+          beta1, beta2, epsilon, step: this.steps + 1,
+        });
       }
       return Promise.all([this.#norm.read(), this.#squares.read()]);
     });
     if (!Number.isFinite(gradientNorm)) throw this.#notFinite(squares);
     this.steps++;
     return { gradientNorm: gradientNorm! };
+  }
+
+  #rowsOf(stack: Stack, segment: Segment): Rows {
+    const { layout, values, copies, gradients } = this.parameters;
+    const cut = (vector: Tensor) => layout.rows(vector, stack, segment);
+    return {
+      group: segment.group, parameter: cut(values), momentum: cut(this.momentum), variance: cut(this.variance),
+      copy: copies && cut(copies), gradient: cut(gradients),
+    };
   }
 
   /** Gradients come from the last layer to the first, so the last block that is not finite is where it began. */
@@ -81,6 +104,8 @@ export class Optimizer implements Disposable {
   }
 
   dispose(): void {
+    for (const { parameter, momentum, variance, copy, gradient } of this.#rows) for (const view of [parameter, momentum, variance, copy, gradient]) view?.dispose();
+    for (const { gradient, squares } of this.#norms) for (const view of [gradient, squares]) view.dispose();
     for (const tensor of [this.momentum, this.variance, this.#squares, this.#norm, this.#factor]) tensor.dispose();
   }
 

@@ -95,7 +95,8 @@ export class Parameters implements Disposable {
   /** A number that is the same where all weights are. */
   async checksum(): Promise<number> {
     using sum = this.device.tensor('f32', [1]);
-    ops.squaredNorm(sum, this.values);
+    using row = this.values.view([1, this.values.size], [this.values.size, 1], 0);
+    ops.squaredNorm(sum, row);
     return (await sum.readFloats())[0]!;
   }
 

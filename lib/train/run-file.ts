@@ -29,7 +29,7 @@ export interface TrainOptions extends GivenSettings {
   threads?: number;
   /** Floating-point operations per second that utilisation refers to. Defaults to a measurement. */
   peakFlops?: number;
-  /** The processes that train together. Defaults to what the environment says: see the manual. */
+  /** The processes that train together. Defaults to what the environment says: see docs/training.md. */
   ranks?: Ranks;
   /** Told of everything that happens, see {@link TrainEvent}. */
   onProgress?: (event: TrainEvent) => void;

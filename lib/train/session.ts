@@ -15,7 +15,7 @@ import { planStep } from './schedule.js';
 import { restoreState, stateTensors } from './state-tensors.js';
 import type { TrainingStep } from './step.js';
 import type { TrainResult } from './train.js';
-import { measuredThresholds, validate } from './validate.js';
+import { mean, measuredThresholds, validate } from './validate.js';
 
 export interface SessionParts {
   training: TrainingStep;
@@ -126,7 +126,7 @@ export class Session {
       if (!result) return false;
       running = next;
       own.push({
-        loss: result.loss * result.tokens, targets: result.tokens, tokens: batch.ids.length, kept: mean(result.density) * result.pairs, pairs: result.pairs,
+        loss: result.loss * result.tokens, targets: result.tokens, tokens: batch.ids.length, kept: (result.density ? mean(result.density) : 1) * result.pairs, pairs: result.pairs,
       });
     }
     const all = await group.exchange('step', { own, stop: surroundings.signal?.aborted === true });
@@ -265,11 +265,4 @@ function sum(results: readonly MicroResult[]): MicroResult {
 /** The loss with the gates that inference will have. */
 function deployedLoss({ dense, hard }: ValidationRecord, threshold: number): number {
   return hard.find((result) => result.threshold === threshold)?.loss ?? dense;
-}
-
-function mean(values: ArrayLike<number> | null): number {
-  if (!values) return 1;
-  let sum = 0;
-  for (let i = 0; i < values.length; i++) sum += values[i]!;
-  return sum / values.length;
 }

@@ -206,7 +206,7 @@ export class TrainingStep implements Disposable {
     using squares = this.device.tensor('f32', [this.config.layers + 1]);
     const sums = await this.device.submit(async () => {
       const { layers, passing } = this.#forward(batch, mode, boundaries).activations;
-      for (const [index, x] of [...layers.map((layer) => layer.x), passing.final].entries()) ops.squaredNorm(squares.slice(0, index, index + 1), x.merge());
+      for (const [index, x] of [...layers.map((layer) => layer.x), passing.final].entries()) ops.squaredNorm(squares.slice(0, index, index + 1), x.view([1, x.size], [x.size, 1], 0));
       return squares.readFloats();
     });
     const first = sums.findIndex((square) => !Number.isFinite(square));

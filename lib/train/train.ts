@@ -9,6 +9,7 @@ import type { TrainOptions } from './run-file.js';
 /** What a run tells while it goes on: its log as it is written, and how far the text has been tokenised. */
 export type TrainEvent = LogRecord | { kind: 'tokenise'; done: number; total: number };
 
+/** How far a run has come, and where what it made lies. */
 export interface TrainResult {
   /** Steps done, of how many. */
   step: number;

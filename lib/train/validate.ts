@@ -91,6 +91,8 @@ function histograms(measurement: Measurement): number[][] {
   return reach[0]!.map((_, list) => reach.map((shares, i) => shares[list]! - (reach[i + 1]?.[list] ?? 0)));
 }
 
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
+export function mean(values: ArrayLike<number>): number {
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) sum += values[i]!;
+  return sum / values.length;
 }

@@ -44,12 +44,19 @@ struct DeviceHandle {
   std::shared_ptr<DeviceState> state;
 };
 
+// What a tensor and its views have in common. Empty once the tensor has been disposed, and its views with it.
+struct TensorMemory {
+  std::shared_ptr<DeviceState> state;
+  std::shared_ptr<Storage> storage;
+};
+
 struct TensorHandle {
   static constexpr napi_type_tag kTag = {0x53504b5600000002, 0x8b1e5d7f3a92c604};
   static constexpr const char* kName = "tensor";
-  std::shared_ptr<DeviceState> state;
-  std::shared_ptr<Storage> storage;
+  std::shared_ptr<TensorMemory> memory;  // never null
+  bool is_view = false;
   View view;
+  bool disposed() const { return memory->storage == nullptr; }
   int64_t charged = 0;  // bytes that the garbage collector was told of
 };
 

@@ -45,7 +45,7 @@ void Call::hold(const std::shared_ptr<DeviceState>& state, std::shared_ptr<void>
 }
 
 unsigned Call::activation_types(const char* name) const {
-  const auto& state = unwrap<TensorHandle>(env_, info_[index_], name).state;
+  const auto& state = unwrap<TensorHandle>(env_, info_[index_], name).memory->state;
   return state && state->device->bf16_activations() ? kF32 | kBF16 : kF32;
 }
 
@@ -64,7 +64,7 @@ View Call::tensor(const char* name, unsigned dtypes, const char* shape, bool pac
 View Call::output(const char* name, unsigned dtypes, const char* shape, bool packed) {
   Napi::Value value = next();
   View view = read(value, name, dtypes, shape, packed, true);
-  check(!unwrap<TensorHandle>(env_, value, name).storage->read_only, Code::kInvalidArgument,
+  check(!unwrap<TensorHandle>(env_, value, name).memory->storage->read_only, Code::kInvalidArgument,
         std::string("Expected a tensor that can be written for ") + name + " but it is mapped from a file");
   return view;
 }
@@ -85,9 +85,9 @@ View Call::optional_tensor(const char* name, unsigned dtypes, const char* shape)
 View Call::read(Napi::Value value, const char* name, unsigned dtypes, const char* shape, bool packed,
                 bool written) {
   TensorHandle& handle = unwrap<TensorHandle>(env_, value, name);
-  check(handle.storage != nullptr, Code::kDisposed,
+  check(!handle.disposed(), Code::kDisposed,
         std::string("the tensor given for ") + name + " has been disposed");
-  hold(handle.state, handle.storage, name);
+  hold(handle.memory->state, handle.memory->storage, name);
   const View& view = handle.view;
   check((dtypes >> static_cast<int>(view.dtype)) & 1, Code::kDtype,
         "Expected " + dtype_names(dtypes) + " for " + name + " but received " + dtype_name(view.dtype));
@@ -150,11 +150,11 @@ bool Call::boolean(const char* name) {
 
 View Call::contiguous(const char* name, bool written) {
   TensorHandle& handle = unwrap<TensorHandle>(env_, next(), name);
-  check(handle.storage != nullptr, Code::kDisposed,
+  check(!handle.disposed(), Code::kDisposed,
         std::string("the tensor given for ") + name + " has been disposed");
-  check(!written || !handle.storage->read_only, Code::kInvalidArgument,
+  check(!written || !handle.memory->storage->read_only, Code::kInvalidArgument,
         std::string("Expected a tensor that can be written for ") + name + " but it is mapped from a file");
-  hold(handle.state, handle.storage, name);
+  hold(handle.memory->state, handle.memory->storage, name);
   const View& view = handle.view;
   int64_t stride = 1;
   for (int i = view.rank - 1; i >= 0; stride *= view.shape[i--]) {

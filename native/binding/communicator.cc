@@ -75,7 +75,7 @@ Napi::Value all_reduce(const Napi::CallbackInfo& info) {
   Call call(info, "allReduce");
   std::shared_ptr<Communicator> communicator = call.handle<CommunicatorHandle>("communicator").communicator;
   View x = call.output("x", kF32, "N");
-  std::shared_ptr<Storage> storage = unwrap<TensorHandle>(info.Env(), info[1], "x").storage;
+  std::shared_ptr<Storage> storage = unwrap<TensorHandle>(info.Env(), info[1], "x").memory->storage;
   call.enqueue([communicator = std::move(communicator), x, storage = std::move(storage)](Execution&) {
     return communicator->all_reduce(x, storage);
   });

@@ -142,10 +142,17 @@ Napi::Value end_capture(const Napi::CallbackInfo& info) {
 
 Napi::Value launch(const Napi::CallbackInfo& info) {
   GraphHandle& handle = unwrap<GraphHandle>(info.Env(), info[0], "graph");
+  if (!handle.graph) raise(info.Env(), Code::kDisposed, "The graph has been disposed");
   Stream& stream = handle.state->device->stream();
   if (stream.capturing())
     raise(info.Env(), Code::kInvalidArgument, "A graph cannot be launched during a capture");
   stream.launch(handle.graph);
+  return info.Env().Undefined();
+}
+
+// disposeCapture(graph): lets go of the memory that it needs.
+Napi::Value dispose_capture(const Napi::CallbackInfo& info) {
+  unwrap<GraphHandle>(info.Env(), info[0], "graph").graph.reset();
   return info.Env().Undefined();
 }
 

@@ -17,6 +17,7 @@
   X(beginCapture, begin_capture)                      \
   X(endCapture, end_capture)                          \
   X(launch, launch)                                   \
+  X(disposeCapture, dispose_capture)                  \
   X(createTensor, create_tensor)                      \
   X(mapTensor, map_tensor)                            \
   X(viewTensor, view_tensor)                          \

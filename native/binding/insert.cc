@@ -6,7 +6,7 @@
 namespace spkv {
 namespace binding {
 
-// insert(cache, keys, values, utilities | null, slots, offsets)
+// insert(cache, keys, values, utilities | null, slots, offsets, logits | null)
 Napi::Value insert(const Napi::CallbackInfo& info) {
   Call call(info, "insert");
   InsertParams params;
@@ -16,6 +16,7 @@ Napi::Value insert(const Napi::CallbackInfo& info) {
   params.values = call.tensor("values", kF32, "L T G D");
   params.utilities = call.optional_tensor("utilities", kF32, "L T G");
   call.batch(&params);
+  params.logits = call.optional_tensor("logits", kF32, "N V");
   call.enqueue(params, &Operations::insert);
   return info.Env().Undefined();
 }

@@ -20,18 +20,22 @@ static float decay_rate(Call& call, const char* name) {
   return static_cast<float>(value);
 }
 
+// Rows are layers; a grid has no more.
+constexpr int64_t kMostRows = 65535;
+
 // adamW(parameter, momentum, variance, copy | null, gradient, factor, learningRate, beta1, beta2, epsilon,
 // weightDecay, step)
 Napi::Value adam_w(const Napi::CallbackInfo& info) {
   Call call(info, "adamW");
   AdamWParams params;
-  params.parameter = call.output("parameter", kF32, "N");
-  params.momentum = call.output("momentum", kF32, "N");
-  params.variance = call.output("variance", kF32, "N");
-  params.copy = call.optional_output("copy", kBF16, "N");
-  params.gradient = call.tensor("gradient", kF32, "N");
+  params.parameter = call.output("parameter", kF32, "R N");
+  params.momentum = call.output("momentum", kF32, "R N");
+  params.variance = call.output("variance", kF32, "R N");
+  params.copy = call.optional_output("copy", kBF16, "R N");
+  params.gradient = call.tensor("gradient", kF32, "R N");
   params.factor = call.tensor("factor", kF32, "1");
   call.check(params.factor.shape[0] == 1, Code::kShape, "Expected one element for factor");
+  call.check(call.dimension('R') <= kMostRows, Code::kShape, "Expected at most 65535 rows");
   params.learning_rate = static_cast<float>(at_least(call, "learningRate", 0));
   params.beta1 = decay_rate(call, "beta1");
   params.beta2 = decay_rate(call, "beta2");
@@ -46,9 +50,9 @@ Napi::Value adam_w(const Napi::CallbackInfo& info) {
 Napi::Value squared_norm(const Napi::CallbackInfo& info) {
   Call call(info, "squaredNorm");
   SquaredNormParams params;
-  params.out = call.output("out", kF32, "1");
-  params.x = call.tensor("x", kF32, "N");
-  call.check(params.out.shape[0] == 1, Code::kShape, "Expected one element for out");
+  params.out = call.output("out", kF32, "R");
+  params.x = call.tensor("x", kF32, "R N");
+  call.check(call.dimension('R') <= kMostRows, Code::kShape, "Expected at most 65535 rows");
   call.enqueue(params, &Operations::squared_norm);
   return info.Env().Undefined();
 }

@@ -52,7 +52,7 @@ void shape_argument(Napi::Env env, Napi::Value value, View* view) {
 
 TensorHandle& tensor_argument(const Napi::CallbackInfo& info, size_t index = 0) {
   TensorHandle& handle = unwrap<TensorHandle>(info.Env(), info[index], "tensor");
-  if (!handle.storage) raise(info.Env(), Code::kDisposed, "The tensor has been disposed");
+  if (handle.disposed()) raise(info.Env(), Code::kDisposed, "The tensor has been disposed");
   return handle;
 }
 
@@ -74,16 +74,20 @@ class CountedStorage : public Storage {
   std::shared_ptr<Storage> inner_;
 };
 
+// A tensor that begins where its memory does.
+Napi::Value tensor_over(Napi::Env env, TensorMemory memory, const View& view, bool charge) {
+  auto handle = std::make_unique<TensorHandle>();
+  handle->view = view;
+  handle->view.data = memory.storage->data;
+  handle->memory = std::make_shared<TensorMemory>(std::move(memory));
+  return wrap_tensor(env, std::move(handle), charge);
+}
+
 Napi::Value allocate(Napi::Env env, const std::shared_ptr<DeviceState>& state, View view, int64_t bytes) {
   if (bytes > kMaxBytes) raise(env, Code::kShape, "The shape is too large");
   std::shared_ptr<Storage> storage = state->device->allocate(bytes);
   if (!storage) raise(env, Code::kOutOfMemory, "Could not allocate " + std::to_string(bytes) + " bytes");
-  auto handle = std::make_unique<TensorHandle>();
-  handle->state = state;
-  handle->storage = std::make_shared<CountedStorage>(std::move(storage));
-  handle->view = view;
-  handle->view.data = handle->storage->data;
-  return wrap_tensor(env, std::move(handle), true);
+  return tensor_over(env, {state, std::make_shared<CountedStorage>(std::move(storage))}, view, true);
 }
 
 // Calls visit(offset, bytes) for every contiguous row of a strided view, in order.
@@ -106,7 +110,7 @@ void for_each_row(const View& view, const Visit& visit) {
 
 Napi::Object wrap_tensor(Napi::Env env, std::unique_ptr<TensorHandle> handle, bool charge) {
   if (charge) {
-    handle->charged = handle->storage->bytes;
+    handle->charged = handle->memory->storage->bytes;
     Napi::MemoryManagement::AdjustExternalMemory(env, handle->charged);
   }
   return wrap(env, std::move(handle));
@@ -153,12 +157,7 @@ Napi::Value map_tensor(const Napi::CallbackInfo& info) {
   int64_t element = dtype_bytes(view.dtype);
   auto storage = state->device->map(path.c_str(), offset, view.size() * element, element, &status);
   raise_if_failed(env, status);
-  auto handle = std::make_unique<TensorHandle>();
-  handle->state = state;
-  handle->storage = std::move(storage);
-  handle->view = view;
-  handle->view.data = handle->storage->data;
-  return wrap_tensor(env, std::move(handle), false);
+  return tensor_over(env, {state, std::move(storage)}, view, false);
 }
 
 // viewTensor(tensor, shape, strides, offset) -> another tensor over the same memory; strides and offset in
@@ -184,16 +183,17 @@ Napi::Value view_tensor(const Napi::CallbackInfo& info) {
   }
   if (view.stride[view.rank - 1] != 1) raise(env, Code::kShape, "Expected 1 for the last stride");
   int64_t element = dtype_bytes(view.dtype);
-  int64_t start = source.view.as<char>() - static_cast<char*>(source.storage->data) + offset * element;
+  const Storage& storage = *source.memory->storage;
+  int64_t start = source.view.as<char>() - static_cast<char*>(storage.data) + offset * element;
   // A view without elements reaches nothing, wherever it starts: columns of no rows lie at an offset too.
-  if (view.size() == 0) start = std::min(start, source.storage->bytes);
+  if (view.size() == 0) start = std::min(start, storage.bytes);
   int64_t end = view.size() == 0 ? start : start + (last + 1) * element;
-  if (end > source.storage->bytes) raise(env, Code::kShape, "The view reaches beyond the tensor's memory");
+  if (end > storage.bytes) raise(env, Code::kShape, "The view reaches beyond the tensor's memory");
   auto handle = std::make_unique<TensorHandle>();
-  handle->state = source.state;
-  handle->storage = source.storage;
+  handle->memory = source.memory;
+  handle->is_view = true;
   handle->view = view;
-  handle->view.data = static_cast<char*>(source.storage->data) + start;
+  handle->view.data = static_cast<char*>(storage.data) + start;
   return wrap_tensor(env, std::move(handle), false);
 }
 
@@ -211,9 +211,9 @@ Napi::Value write_tensor(const Napi::CallbackInfo& info) {
           "Expected " + std::to_string(bytes) + " bytes for data but received " +
               std::to_string(array.ByteLength()));
   }
-  if (handle.storage->read_only)
+  if (handle.memory->storage->read_only)
     raise(env, Code::kInvalidArgument, "A tensor mapped from a file cannot be written");
-  Stream& stream = handle.state->device->stream();
+  Stream& stream = handle.memory->state->device->stream();
   if (stream.capturing())
     raise(env, Code::kInvalidArgument, "Writing is not possible while a graph is captured");
   // Not by way of the array's buffer, which may be a shared one.
@@ -222,8 +222,8 @@ Napi::Value write_tensor(const Napi::CallbackInfo& info) {
     raise(env, Code::kInvalidArgument, "Expected a typed array for data");
   auto* start = static_cast<const uint8_t*>(elements);
   auto data = std::make_shared<std::vector<uint8_t>>(start, start + bytes);
-  Device* device = handle.state->device.get();
-  stream.enqueue([device, data, view = handle.view, storage = handle.storage](Execution&) {
+  Device* device = handle.memory->state->device.get();
+  stream.enqueue([device, data, view = handle.view, storage = handle.memory->storage](Execution&) {
     const uint8_t* from = data->data();
     Status status;
     for_each_row(view, [&](int64_t offset, int64_t size) {
@@ -248,8 +248,8 @@ Napi::Value read_tensor(const Napi::CallbackInfo& info) {
   Napi::TypedArray array = info[1].As<Napi::TypedArray>();
   char* to = static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset();
   auto reference = std::make_shared<Napi::Reference<Napi::TypedArray>>(Napi::Persistent(array));
-  Device* device = handle.state->device.get();
-  auto command = [device, view, storage = handle.storage, to](Execution&) {
+  Device* device = handle.memory->state->device.get();
+  auto command = [device, view, storage = handle.memory->storage, to](Execution&) {
     char* next = to;
     Status status;
     for_each_row(view, [&](int64_t offset, int64_t size) {
@@ -258,16 +258,21 @@ Napi::Value read_tensor(const Napi::CallbackInfo& info) {
     });
     return status;
   };
-  return Completions::request(env, handle.state, std::move(command),
+  return Completions::request(env, handle.memory->state, std::move(command),
                               [reference](Napi::Env) -> Napi::Value { return reference->Value(); });
 }
 
+// disposeTensor(tensor): frees its memory, and ends its views; a view only ends itself.
 Napi::Value dispose_tensor(const Napi::CallbackInfo& info) {
   TensorHandle& handle = unwrap<TensorHandle>(info.Env(), info[0], "tensor");
-  handle.storage.reset();
+  if (handle.is_view) {
+    handle.memory = std::make_shared<TensorMemory>();
+  } else {
+    handle.memory->storage.reset();
+    handle.memory->state.reset();  // a device that was let go of ends with its last tensor
+  }
   if (handle.charged) Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -handle.charged);
   handle.charged = 0;
-  handle.state.reset();  // a device that was let go of ends with its last tensor
   return info.Env().Undefined();
 }
 

@@ -22,4 +22,9 @@ Status check_targets(const int32_t* targets, int64_t stride, int64_t tokens, int
   return Status();
 }
 
+Status logit_not_finite(int64_t row, int64_t column, float logit) {
+  return fail(Code::kNonFinite, "Expected finite logits but received %g for logits[%lld, %lld]",
+              static_cast<double>(logit), static_cast<long long>(row), static_cast<long long>(column));
+}
+
 }  // namespace spkv

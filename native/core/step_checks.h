@@ -1,4 +1,5 @@
-// What the index tensors of a step must hold: the same checks and the same words on every device.
+// What the index tensors and the logits of a step must hold: the same checks and the same words on every
+// device.
 #pragma once
 
 #include <cstdint>
@@ -15,5 +16,8 @@ Status target_out_of_range(int64_t t, int32_t target, int64_t vocabulary);
 
 // Targets lie `stride` apart; one below 0 counts as none.
 Status check_targets(const int32_t* targets, int64_t stride, int64_t tokens, int64_t vocabulary);
+
+// logits[row, column] is `logit`.
+Status logit_not_finite(int64_t row, int64_t column, float logit);
 
 }  // namespace spkv

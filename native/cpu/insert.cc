@@ -2,7 +2,10 @@
 // are checked and moved.
 #include "ops/insert.h"
 
+#include "core/step_checks.h"
 #include "cpu/cache.h"
+#include "cpu/logits.h"
+#include "cpu/rows.h"
 #include "cpu/simd.h"
 
 SPKV_ISA_BEGIN
@@ -38,6 +41,14 @@ bool rows_up_to(const View& view, int64_t layer, int64_t from, int64_t to, int64
   return good;
 }
 
+// *least = the lesser of it and `value`, whatever other threads do.
+void lower(int64_t* least, int64_t value) {
+  int64_t seen = __atomic_load_n(least, __ATOMIC_RELAXED);
+  while (value < seen &&
+         !__atomic_compare_exchange_n(least, &seen, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+}
+
 Status check_finite(const InsertParams& params, Execution& execution) {
   int64_t layers = params.keys.shape[0], tokens = params.keys.shape[1];
   int64_t dim = params.keys.shape[3], width = params.keys.shape[2] * dim;
@@ -52,10 +63,7 @@ Status check_finite(const InsertParams& params, Execution& execution) {
                    : params.utilities && !rows_up_to(params.utilities, layer, from, to, 1, finite) ? 2
                                                                                                    : 3;
     if (what == 3) return;
-    int64_t mine = layer * 3 + what, seen = __atomic_load_n(&worst, __ATOMIC_RELAXED);
-    while (mine < seen &&
-           !__atomic_compare_exchange_n(&worst, &seen, mine, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-    }
+    lower(&worst, layer * 3 + what);
   };
   if (layers * tokens * width > kWorthSplitting) {
     parallel(execution, layers * pieces, check);
@@ -64,6 +72,21 @@ Status check_finite(const InsertParams& params, Execution& execution) {
   }
   if (worst == INT64_MAX) return Status();
   return not_finite(worst / 3, worst % 3, dtype);
+}
+
+Status check_logits(const View& logits, Execution& execution) {
+  const int64_t rows = logits.shape[0], vocabulary = logits.shape[1];
+  auto row = [&](int64_t t) { return logits.as<const float>() + t * logits.stride[0]; };
+  int64_t first = rows;  // that is not finite, whichever thread finds one
+  for_rows(execution, rows, vocabulary, [&](int64_t begin, int64_t end) {
+    int64_t t = begin;
+    while (t < end && find_peak(row(t), vocabulary).finite) t++;
+    if (t < end) lower(&first, t);
+  });
+  if (first == rows) return Status();
+  int64_t v = 0;
+  while (row(first)[v] * 0.0f == 0) v++;
+  return logit_not_finite(first, v, row(first)[v]);
 }
 
 // One list of one sequence: its new rows and where they go.
@@ -143,6 +166,7 @@ Status insert(const InsertParams& params, Execution& execution) {
   CpuCache& cache = *static_cast<CpuCache*>(params.cache);
   SPKV_RETURN_IF_ERROR(cache.check_step(params.slots, params.offsets, params.keys.shape[1]));
   SPKV_RETURN_IF_ERROR(check_finite(params, execution));
+  if (params.logits) SPKV_RETURN_IF_ERROR(check_logits(params.logits, execution));
   const PageCopy* copies = nullptr;
   int64_t copy_count = 0;
   SPKV_RETURN_IF_ERROR(cache.begin_insert(params, &copies, &copy_count));

@@ -10,6 +10,7 @@
 #include <cstdlib>
 
 #include "core/random.h"
+#include "core/step_checks.h"
 #include "cpu/falling.h"
 #include "cpu/logits.h"
 #include "cpu/rows.h"
@@ -247,8 +248,7 @@ Status explain(const SampleParams& params, int64_t b, int32_t failure) {
   const float* row = params.logits.as<const float>() + b * params.logits.stride[0];
   for (int64_t v = 0; v < params.logits.shape[1]; v++) {
     if (row[v] * 0.0f == 0) continue;
-    return fail(Code::kNonFinite, "Expected finite logits but received %g for logits[%lld, %lld]",
-                static_cast<double>(row[v]), static_cast<long long>(b), static_cast<long long>(v));
+    return logit_not_finite(b, v, row[v]);
   }
   return fail(Code::kNonFinite, "The penalties of row %lld make a logit infinite", static_cast<long long>(b));
 }

@@ -3,6 +3,7 @@
 #include "ops/insert.h"
 
 #include "cuda/cache.h"
+#include "cuda/check_logits.h"
 #include "cuda/common/launch.cuh"
 #include "cuda/decode_insert.h"
 #include "cuda/insert_lists.h"
@@ -73,6 +74,7 @@ Status insert(const InsertParams& params, Execution& execution) {
   pairs.scales = memory.scales;
   SPKV_RETURN_IF_ERROR(
       check(check_pairs(pairs, state.dtype, cache.insert_faults(), context.stream()), "checking new pairs"));
+  if (params.logits) SPKV_RETURN_IF_ERROR(check_logits(params.logits, context));
   if (decode) {
     StepPlan plan;
     SPKV_RETURN_IF_ERROR(cache.plan(context, step, &plan));

@@ -13,6 +13,7 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256, kWidth = 4;
+constexpr int64_t kPiece = kThreads * kWidth;  // elements that a block has at a time
 constexpr int64_t kMostGroups = 1024;
 
 // The factors of one step, the same for all elements.
@@ -20,17 +21,17 @@ struct Update {
   float keep, rate, root, epsilon, beta1, beta2;
 };
 
-// A thread updates kWidth elements.
+// Block (i, r) updates a piece of row r, each thread kWidth elements of it.
 __global__ void __launch_bounds__(kThreads) adam_w_kernel(AdamWParams params, Update by, bool aligned) {
   const float factor = *params.factor.as<const float>();
   if (!isfinite(factor)) return;
-  const int64_t n = params.parameter.shape[0], start = int64_t{blockIdx.x} * kThreads * kWidth;
-  const int64_t left = n - start, count = left < kThreads * kWidth ? left : kThreads * kWidth;
-  float* parameter = params.parameter.as<float>() + start;
-  float* momentum = params.momentum.as<float>() + start;
-  float* variance = params.variance.as<float>() + start;
-  const float* gradient = params.gradient.as<const float>() + start;
-  uint16_t* copy = params.copy ? params.copy.as<uint16_t>() + start : nullptr;
+  const int64_t row = blockIdx.y, start = int64_t{blockIdx.x} * kPiece;
+  const int64_t left = params.parameter.shape[1] - start, count = left < kPiece ? left : kPiece;
+  float* parameter = params.parameter.as<float>() + row * params.parameter.stride[0] + start;
+  float* momentum = params.momentum.as<float>() + row * params.momentum.stride[0] + start;
+  float* variance = params.variance.as<float>() + row * params.variance.stride[0] + start;
+  const float* gradient = params.gradient.as<const float>() + row * params.gradient.stride[0] + start;
+  uint16_t* copy = params.copy ? params.copy.as<uint16_t>() + row * params.copy.stride[0] + start : nullptr;
   for_elements<kWidth>(count, aligned, [&](int64_t i, auto elements) {
     auto p = load(parameter + i, elements), m = load(momentum + i, elements),
          v = load(variance + i, elements);
@@ -49,10 +50,10 @@ __global__ void __launch_bounds__(kThreads) adam_w_kernel(AdamWParams params, Up
   });
 }
 
-// Block i sums the squares of elements i, i + gridDim, ... of pieces of kThreads * kWidth.
-__global__ void __launch_bounds__(kThreads)
-    squares_kernel(const float* x, int64_t n, bool aligned, float* partial) {
-  constexpr int64_t kPiece = kThreads * kWidth;
+// Block (i, r) sums the squares of pieces i, i + gridDim.x, ... of row r.
+__global__ void __launch_bounds__(kThreads) squares_kernel(View view, bool aligned, float* partial) {
+  const float* x = view.as<const float>() + blockIdx.y * view.stride[0];
+  const int64_t n = view.shape[1];
   float sum = 0;
   for (int64_t start = blockIdx.x * kPiece; start < n; start += gridDim.x * kPiece) {
     for_elements<kWidth>(n - start < kPiece ? n - start : kPiece, aligned, [&](int64_t i, auto elements) {
@@ -60,15 +61,20 @@ __global__ void __launch_bounds__(kThreads)
     });
   }
   sum = block_reduce(sum, 0.0f, Sum());
-  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+  if (threadIdx.x == 0) partial[int64_t{blockIdx.y} * gridDim.x + blockIdx.x] = sum;
 }
 
+// Block r adds up the groups of row r.
 __global__ void __launch_bounds__(kThreads)
-    add_squares_kernel(float* out, const float* partial, int64_t groups) {
+    add_squares_kernel(View out, const float* partial, int64_t groups) {
+  const int64_t row = blockIdx.x;
   double sum = 0;
-  for (int64_t i = threadIdx.x; i < groups; i += kThreads) sum += static_cast<double>(partial[i]);
+  for (int64_t i = threadIdx.x; i < groups; i += kThreads)
+    sum += static_cast<double>(partial[row * groups + i]);
   sum = block_reduce(sum, 0.0, Sum());
-  if (threadIdx.x == 0) *out = static_cast<float>(static_cast<double>(*out) + sum);
+  if (threadIdx.x != 0) return;
+  float* to = out.as<float>() + row * out.stride[0];
+  *to = static_cast<float>(static_cast<double>(*to) + sum);
 }
 
 __global__ void __launch_bounds__(kThreads) clip_factor_kernel(ClipFactorParams params) {
@@ -83,6 +89,8 @@ __global__ void __launch_bounds__(kThreads) clip_factor_kernel(ClipFactorParams 
   *params.norm.as<float>() = static_cast<float>(norm);
   *params.factor.as<float>() = isfinite(norm) ? static_cast<float>(factor) : NAN;
 }
+
+unsigned rows_of(const View& view) { return static_cast<unsigned>(view.shape[0]); }
 
 }  // namespace
 
@@ -102,29 +110,27 @@ Status adam_w(const AdamWParams& params, Execution& execution) {
   for (const View* view : {&params.parameter, &params.momentum, &params.variance, &params.gradient})
     aligned = aligned && starts_aligned(*view, kWidth);
   LaunchShape shape;
-  shape.grid = dim3(blocks_for(params.parameter.size(), kThreads * kWidth));
+  shape.grid = dim3(blocks_for(params.parameter.shape[1], kPiece), rows_of(params.parameter));
   shape.block = dim3(kThreads);
   return check(launch(on.stream(), shape, adam_w_kernel, params, by, aligned), "adam_w");
 }
 
 Status squared_norm(const SquaredNormParams& params, Execution& execution) {
   Context& on = context(execution);
-  const int64_t n = params.x.shape[0];
-  if (n == 0) return Status();
-  const int64_t pieces = blocks_for(n, kThreads * kWidth),
+  if (params.x.size() == 0) return Status();
+  const int64_t pieces = blocks_for(params.x.shape[1], kPiece),
                 groups = pieces < kMostGroups ? pieces : kMostGroups;
   Status status;
-  float* partial = partial_sums(groups, 1, on, &status);
+  float* partial = partial_sums(params.x.shape[0], groups, on, &status);
   if (!partial) return status;
   LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(groups));
+  shape.grid = dim3(static_cast<unsigned>(groups), rows_of(params.x));
   shape.block = dim3(kThreads);
-  SPKV_RETURN_IF_ERROR(check(launch(on.stream(), shape, squares_kernel, params.x.as<const float>(), n,
-                                    starts_aligned(params.x, kWidth), partial),
-                             "squared_norm"));
-  shape.grid = dim3(1);
-  return check(launch(on.stream(), shape, add_squares_kernel, params.out.as<float>(), partial, groups),
-               "squared_norm");
+  SPKV_RETURN_IF_ERROR(
+      check(launch(on.stream(), shape, squares_kernel, params.x, starts_aligned(params.x, kWidth), partial),
+            "squared_norm"));
+  shape.grid = dim3(rows_of(params.x));
+  return check(launch(on.stream(), shape, add_squares_kernel, params.out, partial, groups), "squared_norm");
 }
 
 Status clip_factor(const ClipFactorParams& params, Execution& execution) {

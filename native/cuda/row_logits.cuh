@@ -25,8 +25,6 @@ __device__ __forceinline__ unsigned long long place_of(float x, int id) {
   return static_cast<unsigned long long>(falling_key(x)) << 32 | static_cast<uint32_t>(id);
 }
 
-__device__ __forceinline__ bool is_finite(float x) { return x - x == 0; }
-
 class RowLogits {
  public:
   __device__ RowLogits(const SampleParams& params, int64_t b)

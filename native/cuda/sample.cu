@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "core/random.h"
+#include "cuda/bad_logit.cuh"
 #include "cuda/common/elements.cuh"
 #include "cuda/common/fault.cuh"
 #include "cuda/common/launch.cuh"
@@ -35,9 +36,8 @@ struct Sites {
   int settings, history, logits, mask;
 };
 
-// --- Checks. Logits are reported as their column and one of these, in 32 bits.
-enum BadLogit : uint32_t { kNan = 0, kPositive = 1, kNegative = 2 };
-constexpr uint32_t kBadPenalties = 0xfffffffeu, kGoodLogits = 0xffffffffu;
+// --- Checks. Logits are reported as bad_logit.cuh says, or as made infinite by penalties.
+constexpr uint32_t kBadPenalties = kGoodLogits - 1;
 
 // NaN fails the comparisons.
 __device__ bool valid_setting(int column, float value) {
@@ -84,9 +84,7 @@ __global__ void __launch_bounds__(kChunkThreads)
     largest = place < largest ? place : largest;
     if (is_finite(x)) return;
     const float from = logits.unpenalized(id);
-    const BadLogit kind = from > 0 ? kPositive : from < 0 ? kNegative : kNan;
-    const uint32_t code = is_finite(from) ? kBadPenalties : static_cast<uint32_t>(id) << 2 | kind;
-    bad = code < bad ? code : bad;
+    bad = Least()(bad, is_finite(from) ? kBadPenalties : bad_logit(static_cast<uint32_t>(id), from));
   });
   largest = block_reduce(largest, ~0ull, Least());
   bad = block_reduce(bad, kGoodLogits, Least());
@@ -238,15 +236,9 @@ Status describe_mask(int64_t b, uint32_t) {
               static_cast<long long>(b));
 }
 
-Status describe_logit(int64_t b, uint32_t value) {
-  if (value == kBadPenalties) {
-    return fail(Code::kNonFinite, "The penalties of row %lld make a logit infinite",
-                static_cast<long long>(b));
-  }
-  const uint32_t kind = value & 3;
-  const double logit = kind == kNan ? NAN : kind == kPositive ? INFINITY : -INFINITY;
-  return fail(Code::kNonFinite, "Expected finite logits but received %g for logits[%lld, %u]", logit,
-              static_cast<long long>(b), value >> 2);
+Status describe_drawn_logit(int64_t b, uint32_t value) {
+  if (value != kBadPenalties) return describe_logit(b, value);
+  return fail(Code::kNonFinite, "The penalties of row %lld make a logit infinite", static_cast<long long>(b));
 }
 
 Status make_workspace(Context& on, int64_t rows, int64_t vocabulary, Workspace* workspace) {
@@ -278,7 +270,7 @@ Status sample(const SampleParams& params, Execution& execution) {
   if (rows == 0) return Status();
   const Sites sites = {
       on.fault_site("sample settings", describe_setting), on.fault_site("sample history", describe_history),
-      on.fault_site("sample logits", describe_logit), on.fault_site("sample mask", describe_mask)};
+      on.fault_site("sample logits", describe_drawn_logit), on.fault_site("sample mask", describe_mask)};
   Workspace workspace;
   SPKV_RETURN_IF_ERROR(make_workspace(on, rows, vocabulary, &workspace));
   LaunchShape chunks;

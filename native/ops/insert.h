@@ -9,7 +9,8 @@
 //
 // All or nothing: the pages that all lists of all sequences need (fresh ones and copies of shared ones) are
 // counted first; if the pool has too few, kPoolExhausted and nothing has changed. The same holds for a key,
-// value or utility that is not a finite number: kNonFinite, naming the layer.
+// value or utility that is not a finite number: kNonFinite, naming the layer. And for a logit of the step,
+// where they are given: kNonFinite, naming the first row that has one, and its column.
 #pragma once
 
 #include "core/cache.h"
@@ -25,6 +26,7 @@ struct InsertParams {
   View utilities;  // [L, T, G] f32, or absent: everything is kept
   View slots;      // [B] i32
   View offsets;    // [B + 1] i32
+  View logits;     // [N, V] f32, or absent: only checked
 };
 
 // positions[i] of every new token, from the sequences' lengths.

@@ -5,8 +5,11 @@
 //   parameter -= learning_rate * weight_decay * parameter
 //   momentum   = beta1 * momentum + (1 - beta1) * g
 //   variance   = beta2 * variance + (1 - beta2) * g^2
-//   parameter -= learning_rate * (momentum / (1 - beta1^step)) / (sqrt(variance / (1 - beta2^step)) +
-//   epsilon) copy       = parameter, rounded to bf16
+//   parameter -= learning_rate * (momentum / (1 - beta1^step)) /
+//                (sqrt(variance / (1 - beta2^step)) + epsilon)
+//   copy       = parameter, rounded to bf16
+//
+// Rows may be strided: the weights of one kind that all layers have are one matrix with a row for each layer.
 //
 // `factor` is a scalar in device memory, so that clipping needs no answer from the device in between. Where
 // it is not finite, nothing is changed: a gradient that overflowed never reaches the weights.
@@ -25,20 +28,20 @@
 namespace spkv {
 
 struct AdamWParams {
-  View parameter;  // [N] f32
-  View momentum;   // [N] f32
-  View variance;   // [N] f32
-  View copy;       // [N] bf16, or absent
-  View gradient;   // [N] f32
+  View parameter;  // [R, N] f32
+  View momentum;   // [R, N] f32
+  View variance;   // [R, N] f32
+  View copy;       // [R, N] bf16, or absent
+  View gradient;   // [R, N] f32
   View factor;     // [1] f32
   float learning_rate = 0, beta1 = 0, beta2 = 0, epsilon = 0, weight_decay = 0;
   int64_t step = 1;  // from 1
 };
 
-// On the CPU the sum has one order, whatever the threads do.
+// out[r] += sum_n x[r, n]^2, in an order that depends on N alone, whatever else is in the call.
 struct SquaredNormParams {
-  View out;  // [1] f32, added to
-  View x;    // [N] f32
+  View out;  // [R] f32
+  View x;    // [R, N] f32
 };
 
 struct ClipFactorParams {

@@ -18,6 +18,7 @@ export interface Watched {
 /** Opens the page of a server and waits until it knows the model, or asks for a key. */
 export async function openPage(browser: Browser, url: string, options: BrowserContextOptions = {}): Promise<Watched> {
   const page = await (await browser.newContext(options)).newPage();
+  page.setDefaultTimeout(0); // that of the test is enough
   const [problems, requests]: [string[], Request[]] = [[], []];
   page.on('pageerror', (error) => problems.push(error.message));
   page.on('console', (message) => {

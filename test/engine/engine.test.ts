@@ -1,9 +1,9 @@
 // Whatever else is going on, every request gets the text that it gets alone, and the pool ends as it began.
 import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
-import { Engine, loadModel, type RequestOptions, type TextModel } from '../../lib/index.js';
+import { Engine, loadModel, type Request, type RequestOptions, type TextModel } from '../../lib/index.js';
 import { random, testDevice } from '../support/device.js';
-import { alone, expectFree, tinyModel, until } from '../support/engine.js';
+import { alone, begun, expectFree, tinyModel } from '../support/engine.js';
 import { temporaryDirectory } from '../support/files.js';
 import { MODEL_DIR } from '../support/golden.js';
 import { seeds } from '../support/operands.js';
@@ -20,8 +20,8 @@ afterAll(() => reference.dispose());
 interface Job {
   prompt: number[];
   options: RequestOptions;
-  /** Milliseconds before it comes. */
-  delay: number;
+  /** Steps of the engine before it comes; fewer where there is nothing else to do. */
+  after: number;
   /** Events after which its reader leaves; undefined: it stays. */
   leaves: number | undefined;
 }
@@ -49,9 +49,17 @@ const job: fc.Arbitrary<Job> = fc.record({
     },
     { requiredKeys: ['maxTokens', 'ignoreEos'] },
   ) as fc.Arbitrary<RequestOptions>,
-  delay: fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 15 })),
+  after: fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 40 })),
   leaves: fc.oneof({ weight: 3, arbitrary: fc.constant(undefined) }, { weight: 1, arbitrary: fc.nat(10) }),
 });
+
+/** The tokens of its texts; undefined where its reader leaves. */
+async function outcome(request: Request, { leaves }: Job): Promise<number[][] | undefined> {
+  if (leaves === undefined) return (await request.result).choices.map(({ tokens }) => tokens.map(({ id }) => id));
+  let events = 0;
+  for await (const _ of request) if (events++ >= leaves) break;
+  return undefined;
+}
 
 test('random requests, lengths, priorities and leavers in pools of all sizes', async () => {
   const given = {
@@ -66,18 +74,34 @@ test('random requests, lengths, priorities and leavers in pools of all sizes', a
     const expected = [];
     for (const { prompt, options } of jobs) expected.push(await alone(reference, prompt, options));
     const model = await tinyModel(root, { device, pages });
-    const engine = new Engine(model, { maxSequences, reuse });
-    const outcomes = jobs.map(async ({ prompt, options, delay, leaves }) => {
-      if (delay > 0) await new Promise((resolve) => setTimeout(resolve, delay));
-      const request = engine.generate(prompt, options);
-      if (leaves === undefined) return (await request.result).choices.map(({ tokens }) => tokens.map(({ id }) => id));
-      let events = 0;
-      for await (const _ of request) if (events++ >= leaves) break;
-      return undefined;
+    const later = [...jobs].sort((a, b) => a.after - b.after);
+    const outcomes = new Map<Job, Promise<number[][] | undefined>>();
+    let [steps, ended] = [0, 0];
+    const come = () => {
+      while (later.length > 0 && (later[0]!.after <= steps || ended === outcomes.size)) {
+        const next = later.shift()!;
+        outcomes.set(next, outcome(engine.generate(next.prompt, next.options), next));
+      }
+    };
+    const engine = new Engine(model, {
+      maxSequences, reuse,
+      onStep() {
+        steps++;
+        come();
+      },
+      onRequest() {
+        ended++;
+        come();
+      },
     });
-    for (const [i, texts] of (await Promise.all(outcomes)).entries()) if (texts) expect(texts).toEqual(expected[i]);
+    come();
+    while (later.length > 0) await Promise.all(outcomes.values());
+    for (const [i, each] of jobs.entries()) {
+      const texts = await outcomes.get(each);
+      if (texts) expect(texts).toEqual(expected[i]);
+    }
     const stats = engine.stats();
-    preemptions += stats.preemptions.saved;
+    preemptions += stats.preemptions.saved + stats.preemptions.dropped;
     hits += stats.prefixes.hits;
     await engine.close();
     await expectFree(model);
@@ -118,7 +142,7 @@ test('log-probabilities do not depend on the company, to the bit', async () => {
     await using engine = new Engine(reference, { reuse: 'none' });
     const uniform = random(5);
     const company = Array.from({ length: others }, () => engine.generate(Array.from({ length: 90 }, () => Math.floor(uniform() * 46)), { maxTokens: 60, ignoreEos: true }));
-    if (others > 0) await until(() => engine.stats().tokens.written > 20);
+    await Promise.all(company.map(begun));
     const { choices } = await engine.generate([1, 2, 3, 4, 5], { maxTokens: 40, ignoreEos: true, logprobs: 5, n: 2, temperature: 1 }).result;
     await Promise.all(company.map(({ result }) => result));
     return choices.map(({ tokens }) => tokens);

@@ -2,7 +2,7 @@
 import { Rates } from '../../lib/engine/rates.js';
 import { Engine, type RequestOptions, type TextModel } from '../../lib/index.js';
 import { random, testDevice } from '../support/device.js';
-import { alone, expectFree, tinyModel, until } from '../support/engine.js';
+import { alone, begun, expectFree, tinyModel } from '../support/engine.js';
 import { temporaryDirectory } from '../support/files.js';
 
 const device = testDevice();
@@ -38,10 +38,11 @@ test.each(['saved', 'dropped'] as const)('texts make room and come back as if no
   const requests = jobs.map(({ prompt, options }) => engine.generate(prompt, options));
   const texts = await Promise.all(requests.map(async ({ result }) => (await result).choices.map((choice) => choice.tokens.map(({ id }) => id))));
   expect(texts).toEqual(expected);
-  const { preemptions, requests: counts } = engine.stats();
+  const { preemptions, requests: counts, tokens: { written } } = engine.stats();
   expect(preemptions[way]).toBeGreaterThan(0);
   expect(preemptions[way === 'saved' ? 'dropped' : 'saved']).toBe(0);
   expect(counts).toMatchObject({ finished: jobs.length, failed: 0 });
+  expect(written).toBe(texts.flat(2).length); // what is read again is not written again
   await engine.close();
   await expectFree(model);
   model.dispose();
@@ -49,7 +50,7 @@ test.each(['saved', 'dropped'] as const)('texts make room and come back as if no
 
 test('the oldest goes on, the youngest makes room', async () => {
   const model = await tinyModel(root, { device, pages: 40 });
-  const engine = new Engine(model, { reuse: 'none' });
+  const engine = new Engine(model, { reuse: 'none' }, rates.saved());
   const ended: number[] = [];
   const prompt = tokens(60);
   const requests = Array.from({ length: 5 }, (_, i) => {
@@ -64,20 +65,22 @@ test('the oldest goes on, the youngest makes room', async () => {
   model.dispose();
 });
 
-test('a higher priority takes the place of a lower one', async () => {
-  const model = await tinyModel(root, { device, pages: 30 });
-  const engine = new Engine(model, { reuse: 'none' });
+test('a higher priority takes the place of a lower one, and an equal one waits', async () => {
+  // Room for any of them, but not for two.
+  const model = await tinyModel(root, { device, pages: 24 });
+  const engine = new Engine(model, { reuse: 'none' }, rates.saved());
   const ended: string[] = [];
-  const start = (name: string, options: RequestOptions) => {
-    const request = engine.generate(tokens(100), { maxTokens: 100, threshold: 0, ignoreEos: true, ...options });
+  const start = (name: string, length: number, options: RequestOptions) => {
+    const request = engine.generate(tokens(length), { threshold: 0, ignoreEos: true, ...options });
     request.result.then(() => ended.push(name));
-    return request.result;
+    return request;
   };
-  const low = [start('low', {}), start('low', {})];
-  await until(() => engine.stats().tokens.written > 10);
-  await Promise.all([...low, start('high', { priority: 1 })]);
-  expect(ended[0]).toBe('high');
-  expect(engine.stats().preemptions.saved).toBeGreaterThan(0);
+  const low = start('low', 200, { maxTokens: 50 });
+  await begun(low);
+  const others = [start('equal', 100, { maxTokens: 20 }), start('high', 100, { maxTokens: 20, priority: 1 })];
+  await Promise.all([low, ...others].map(({ result }) => result));
+  expect(ended).toEqual(['high', 'low', 'equal']);
+  expect(engine.stats().preemptions).toEqual({ saved: 1, dropped: 0 });
   await engine.close();
   model.dispose();
 });
@@ -86,19 +89,21 @@ test('a client that asks for much does not keep another one waiting', async () =
   await using engine = new Engine(reference, { maxSequences: 2, reuse: 'none' });
   const ended: string[] = [];
   const start = (client: string) => {
-    const { result } = engine.generate(tokens(40), { maxTokens: 20, ignoreEos: true, client });
-    result.then(() => ended.push(client));
-    return result;
+    const request = engine.generate(tokens(40), { maxTokens: 20, ignoreEos: true, client });
+    request.result.then(() => ended.push(client));
+    return request;
   };
   const all = Array.from({ length: 12 }, () => start('much'));
-  await until(() => engine.stats().tokens.written > 0);
+  await begun(all[0]!);
   all.push(start('little'));
-  await Promise.all(all);
-  expect(ended.indexOf('little')).toBeLessThan(6);
+  await Promise.all(all.map(({ result }) => result));
+  // After the two that are written, beside the next one at the latest.
+  expect(ended.indexOf('little')).toBeLessThan(4);
 });
 
 test('a short prompt does not wait for a long one to be read', async () => {
-  await using engine = new Engine(reference, { reuse: 'none' });
+  // Where reading takes long, no wait between the two counts as much.
+  await using engine = new Engine(reference, { reuse: 'none' }, rates.saved());
   const ended: string[] = [];
   const start = (name: string, length: number) => {
     const { result } = engine.generate(tokens(length), { maxTokens: 1, ignoreEos: true });

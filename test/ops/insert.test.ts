@@ -99,6 +99,29 @@ describe.each(testDevices())('insert on %s', (_, device) => {
     }
   });
 
+  test('a logit that is no finite number is refused and changes nothing; pairs are looked at first', async () => {
+    const harness = new Harness(device, SMALL, random(10));
+    const member = await harness.create();
+    await harness.step([member], [30], [1, 0.5, 1, 0.5]);
+    const [rows, V] = [5, 20_001];
+    for (const [bad, received] of [[NaN, 'nan'], [Infinity, 'received inf'], [-Infinity, 'received -inf']] as const) {
+      const logits = new Float32Array(rows * (V + 3)).fill(NaN); // behind the rows, which do not lie together
+      for (let row = 0; row < rows; row++) logits.fill(row, row * (V + 3), row * (V + 3) + V);
+      const view = (data: Float32Array) => device.from(data, [rows, V + 3]).slice(1, 0, V);
+      const step = harness.data([member], [90], [1, 1, 1, 1]);
+      const good = view(logits);
+      for (const [row, column] of [[4, 5], [3, V - 1], [3, 9000]] as const) logits[row * (V + 3) + column] = bad;
+      await expectError(() => harness.insert(step, view(logits)), 'NON_FINITE', received, 'logits[3, 9000]');
+      const worse = harness.data([member], [90], [1, 1, 1, 1]);
+      worse.values[5] = bad;
+      await expectError(() => harness.insert(worse, view(logits)), 'NON_FINITE', 'Layer 0', 'value');
+      await harness.step([member], [3], [1, 1, 1, 1]);
+      await harness.insert(step, good);
+      harness.advance(step);
+      await harness.step([member], [1], [1, 1, 1, 1]);
+    }
+  });
+
   // The largest number that is held, by its bits: the next one rounds to infinity.
   test.each([['f32', 0x7f7fffff, ''], ['bf16', 0x7f7f7fff, 'in bf16'], ['fp8', 0x61e00000, 'in fp8']] as const)(
     'a key that is too large for %s is refused', async (dtype, largest, where) => {
@@ -137,7 +160,7 @@ describe.each(testDevices())('insert on %s', (_, device) => {
     const slots = harness.slots([await harness.create()]);
     const offsets = device.from(Int32Array.of(0, 3));
     const f32 = (...shape: number[]) => device.tensor('f32', shape);
-    const good: Parameters<typeof insert> = [harness.cache, f32(2, 3, 2, 16), f32(2, 3, 2, 16), f32(2, 3, 2), slots, offsets];
+    const good: Parameters<typeof insert> = [harness.cache, f32(2, 3, 2, 16), f32(2, 3, 2, 16), f32(2, 3, 2), slots, offsets, f32(1, 9)];
     const refused = (index: number, value: unknown) => {
       const args = [...good];
       args[index] = value as never;
@@ -152,6 +175,8 @@ describe.each(testDevices())('insert on %s', (_, device) => {
     expect(refused(3, f32(2, 3, 3))).toBe('SHAPE');
     expect(refused(4, f32(1))).toBe('DTYPE');
     expect(refused(5, device.from(Int32Array.of(3)))).toBe('SHAPE');
+    expect(refused(6, f32(9))).toBe('SHAPE');
+    expect(refused(6, device.tensor('bf16', [1, 9]))).toBe('DTYPE');
     const out = device.tensor('i32', [3]);
     expect(refusal(() => positions(f32(3), harness.cache, slots, offsets))).toBe('DTYPE');
     expect(refusal(() => positions(out, undefined as never, slots, offsets))).toBe('INVALID_ARGUMENT');

@@ -1,17 +1,20 @@
 // The server as the AI SDK uses it, through its provider for servers like OpenAI's.
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { APICallError, generateText, jsonSchema, streamText } from 'ai';
-import type { TextModel } from '../../lib/index.js';
+import { loadModel, type TextModel } from '../../lib/index.js';
 import { testDevice } from '../support/device.js';
+import { until } from '../support/engine.js';
 import { temporaryDirectory } from '../support/files.js';
+import { MODEL_DIR } from '../support/golden.js';
 import { chatModel, type Running, startServer } from '../support/server.js';
 
+const device = testDevice();
 const root = temporaryDirectory();
 let model: TextModel;
 let running: Running;
 let provider: ReturnType<typeof createOpenAICompatible>;
 beforeAll(async () => {
-  model = await chatModel(root, { device: testDevice() });
+  model = await chatModel(root, { device });
   running = await startServer(model, { name: 'tiny', apiKeys: ['secret'] });
   provider = createOpenAICompatible({ name: 'spkv', baseURL: `${running.url}/v1`, apiKey: 'secret', includeUsage: true });
 });
@@ -50,13 +53,15 @@ test('tools are refused by name', async () => {
 });
 
 test('a stream that is aborted is broken off', async () => {
+  // A text that is long enough not to have ended before.
+  using long = await loadModel(MODEL_DIR, { device, kvMemory: 64 << 20 });
+  await using served = await startServer(long, { name: 'long' });
   const controller = new AbortController();
-  const stream = streamText({ ...SETTINGS, model: provider('tiny'), maxOutputTokens: 400, abortSignal: controller.signal, providerOptions: { spkv: { ignore_eos: true } } });
-  for await (const _ of stream.textStream) {
+  const { completionModel } = createOpenAICompatible({ name: 'spkv', baseURL: `${served.url}/v1` });
+  const settings = { prompt: 'def walk(', maxOutputTokens: 4000, maxRetries: 0, providerOptions: { spkv: { ignore_eos: true } } };
+  for await (const _ of streamText({ ...settings, model: completionModel('long'), abortSignal: controller.signal }).textStream) {
     controller.abort();
     break;
   }
-  const { engine } = running.server;
-  while (engine.stats().texts.writing > 0) await new Promise((resolve) => setTimeout(resolve, 1));
-  expect(engine.stats().requests.failed).toBe(1);
+  await until(() => served.server.engine.stats().requests.failed === 1);
 });

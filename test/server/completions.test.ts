@@ -2,7 +2,7 @@
 import OpenAI from 'openai';
 import { loadModel, type TextModel } from '../../lib/index.js';
 import { testDevice } from '../support/device.js';
-import { expectFree } from '../support/engine.js';
+import { expectFree, until } from '../support/engine.js';
 import { MODEL_DIR } from '../support/golden.js';
 import { type Running, sseEvents, startServer } from '../support/server.js';
 
@@ -55,7 +55,7 @@ test('a stream is the same text in pieces', async () => {
   expect(text).toBe(whole.choices[0]!.text);
   expect(reasons).toEqual(['length']);
   expect(usage).toMatchObject({ prompt_tokens: whole.usage!.prompt_tokens, completion_tokens: 40 });
-  expect(events).toBeGreaterThan(10);
+  expect(events).toBeGreaterThan(3); // what waits for its reader comes together
 });
 
 test('several prompts with several texts each, whole and streamed', async () => {
@@ -95,7 +95,9 @@ test('sampling, penalties, stop strings and the threshold are those of the libra
 });
 
 test('without a seed every answer is another one', async () => {
-  const texts = await Promise.all(Array.from({ length: 4 }, () => client.completions.create({ model: NAME, prompt: PROMPT, max_tokens: 30 })));
+  // Long enough that no two will ever be the same by chance.
+  const fields = { model: NAME, prompt: PROMPT, max_tokens: 200, ignore_eos: true } as OpenAI.CompletionCreateParamsNonStreaming;
+  const texts = await Promise.all(Array.from({ length: 4 }, () => client.completions.create(fields)));
   expect(new Set(texts.map(({ choices }) => choices[0]!.text)).size).toBe(4);
 });
 
@@ -133,14 +135,12 @@ test('the client\'s own errors', async () => {
 });
 
 test('a stream that its reader leaves is broken off', async () => {
+  const { engine } = running.server;
+  const { failed } = engine.stats().requests;
   const controller = new AbortController();
   const stream = await client.completions.create({ ...GREEDY, prompt: PROMPT, max_tokens: 4000, stream: true, ignore_eos: true } as never, { signal: controller.signal }) as unknown as AsyncIterable<unknown>;
   let events = 0;
   for await (const _ of stream) if (++events === 5) controller.abort();
-  await waitFor(() => running.server.engine.stats().requests.failed > 0);
-  expect(running.server.engine.stats().texts).toEqual({ reading: 0, writing: 0, paused: 0 });
+  await until(() => engine.stats().requests.failed > failed);
+  expect(engine.stats().texts).toEqual({ reading: 0, writing: 0, paused: 0 });
 });
-
-async function waitFor(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
-}

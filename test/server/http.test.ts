@@ -86,6 +86,7 @@ test('bodies that are too large, no JSON, or of another kind', async () => {
   expect((await running.post('/v1/completions', '')).status).toBe(400);
   expect(await running.post('/v1/completions', '[]')).toMatchObject({ status: 400, body: { error: { message: 'Expected an object for the body but received an array of 0' } } });
   expect((await running.post('/v1/completions', '{}', { 'content-type': 'text/csv' })).body.error.message).toContain('Content-Type: application/json');
+  expect(await raw(running.url, 'this is not HTTP\r\n\r\n')).toMatch(/^HTTP\/1\.1 400 [\s\S]*invalid_request_error/);
   expect(await running.get('/v1/completions')).toMatchObject({ status: 404, body: { error: { code: 'unknown_url' } } });
 });
 
@@ -98,11 +99,11 @@ test('limits on tokens', async () => {
 });
 
 test('half a request is given up in time, and holds up nobody', async () => {
-  await using running = await startServer(model, { receiveTimeout: 300 });
+  // Time enough for whole ones on a machine that stalls.
+  await using running = await startServer(model, { receiveTimeout: 3000 });
   const head = `POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"model":`;
-  const [cut, garbage, fine] = await Promise.all([raw(running.url, head), raw(running.url, 'this is not HTTP\r\n\r\n'), running.post('/v1/completions', ASK)]);
+  const [cut, fine] = await Promise.all([raw(running.url, head), running.post('/v1/completions', ASK)]);
   expect(cut).toMatch(/^HTTP\/1\.1 408 [\s\S]*invalid_request_error/);
-  expect(garbage).toMatch(/^HTTP\/1\.1 400 [\s\S]*invalid_request_error/);
   expect(fine.status).toBe(200);
 });
 

@@ -101,7 +101,7 @@ describe('structured_outputs', () => {
     [{ json: { type: 'boolean' }, regex: null }, /^(true|false)$/],
   ])('%j', async (structured_outputs, expected) => {
     for (const [path, fields] of [['/v1/chat/completions', { messages }], ['/v1/completions', { prompt: 'hello' }]] as const) {
-      const { status, body } = await running.post(path, { model: 'tiny', temperature: 2, max_tokens: 100, structured_outputs, ...fields });
+      const { status, body } = await running.post(path, { model: 'tiny', temperature: 2, max_tokens: 300, structured_outputs, ...fields });
       expect(status).toBe(200);
       expect([body.choices[0].text ?? body.choices[0].message.content, body.choices[0].finish_reason]).toEqual([expect.stringMatching(expected), 'stop']);
     }

@@ -119,13 +119,13 @@ export class Harness {
   }
 
   /** Inserts on the device; resolves when it is done. The reference stays as it is. */
-  async insert(step: StepData): Promise<void> {
+  async insert(step: StepData, logits: Tensor | null = null): Promise<void> {
     const { layers: L, kvHeads: G, headDim: D } = this.shape;
     const T = step.tokens;
     const tensor = (data: Float32Array, ...shape: number[]) => this.device.from(data, shape);
     insert(
       this.cache, tensor(step.keys, L, T, G, D), tensor(step.values, L, T, G, D),
-      step.utilities && tensor(step.utilities, L, T, G), this.slots(step.members), this.device.from(step.offsets),
+      step.utilities && tensor(step.utilities, L, T, G), this.slots(step.members), this.device.from(step.offsets), logits,
     );
     await this.device.synchronize();
   }

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { writeSafetensors } from '../../lib/checkpoint/safetensors-write.js';
-import { type Device, loadModel, type ModelOptions, type RequestOptions, type TextModel } from '../../lib/index.js';
+import { type Device, loadModel, type ModelOptions, type Request, type RequestOptions, type TextModel } from '../../lib/index.js';
 import { SPKV, tinyConfig, tinyTensors, writeRandomCheckpoint, type Json } from './checkpoints.js';
 
 /** The end-of-text token of the tiny models, and the last of their tokens. */
@@ -38,7 +38,15 @@ export async function alone(model: TextModel, prompt: readonly number[], options
   return texts;
 }
 
-/** Waits until `condition` holds, for as long as a test may. */
+/** Waits until a request has written its first token. So much of it is read, and the rest waits. */
+export async function begun(request: Request): Promise<void> {
+  await request[Symbol.asyncIterator]().next();
+}
+
+/**
+ * Waits until `condition` holds, for as long as a test may. It is looked at now and then, so it must be one that goes on
+ * to hold: what lasts for some steps only may have passed when the machine comes back to it.
+ */
 export async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
 }
