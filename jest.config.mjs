@@ -13,6 +13,6 @@ export default {
   transform: {
     '^.+\\.ts$': ['@swc/jest', { jsc: { target: 'es2022', parser: { syntax: 'typescript' } }, module: { type: 'es6' } }],
   },
-  // Ten times what the longest takes where others want the processor, too.
-  testTimeout: 180_000,
+  // Ends what hangs; what is only slow, on a busy machine or under a sanitizer, may take its time.
+  testTimeout: 300_000,
 };

@@ -20,12 +20,12 @@ beforeAll(() => {
   const compiler = process.env['CXX'] ?? 'c++';
   execFileSync(compiler, [...flags, '-DSPKV_TEST_COMMUNICATORS', `-DSPKV_CUDA_VERSION="${version}"`, ...sources, '-o', LIBRARY, '-ldl']);
   execFileSync(compiler, [...flags, 'test/cuda/emulator/nccl.cc', '-o', NCCL]);
-}, 180_000);
+}, 600_000);
 
 function scenario(name: string, env: Record<string, string> = {}): unknown {
   const { NODE_OPTIONS: _, ...inherited } = process.env;
   const { stdout, stderr } = spawnSync(process.execPath, ['--import', 'tsx', 'test/support/communicator-scenarios.ts', name], {
-    encoding: 'utf8', timeout: 60_000, env: { ...inherited, SPKV_CUDA_LIBRARY: LIBRARY, SPKV_NCCL: NCCL, ...env },
+    encoding: 'utf8', timeout: 240_000, env: { ...inherited, SPKV_CUDA_LIBRARY: LIBRARY, SPKV_NCCL: NCCL, ...env },
   });
   expect(stderr).toBe('');
   return JSON.parse(stdout);

@@ -58,7 +58,7 @@ test('it keeps the process alive while jobs wait, and no longer', async () => {
     }
   })`;
   const { NODE_OPTIONS: _, ...env } = process.env;
-  const { stdout } = await promisify(execFile)(process.execPath, ['--import', 'tsx', '--eval', program], { env, timeout: 50_000 });
+  const { stdout } = await promisify(execFile)(process.execPath, ['--import', 'tsx', '--eval', program], { env, timeout: 240_000 });
   expect(stdout).toBe('2\n4\n');
 });
 

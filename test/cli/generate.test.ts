@@ -53,14 +53,14 @@ test('text within a JSON schema or a regular expression', async () => {
 });
 
 test('Ctrl-C ends it with what there is, a summary and 130', async () => {
-  const { code, stdout, stderr } = await generate([PROMPT, '-n', '4000'], { interruptAfter: 20 });
+  const { code, stdout, stderr } = await generate([PROMPT, '-n', '4000'], { pause: { at: /^[^]{20}/, meanwhile: (child) => child.kill('SIGINT') } });
   expect(code).toBe(130);
   expect(stdout.length).toBeLessThan(4000);
   expect(stderr).toMatch(/, interrupted\]\n\[cache at/);
 });
 
 test('a reader that leaves early is no failure', async () => {
-  expect(await generate([PROMPT, '-n', '4000'], { closeAfter: 5 })).toMatchObject({ code: 0, stderr: '' });
+  expect(await generate([PROMPT, '-n', '4000'], { pause: { at: /^[^]{5}/, meanwhile: ({ stdout }) => stdout.destroy() } })).toMatchObject({ code: 0, stderr: '' });
 });
 
 describe('refuses', () => {

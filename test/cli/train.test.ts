@@ -3,8 +3,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { loadModel } from '../../lib/index.js';
 import { train, type TrainResult } from '../../lib/train/index.js';
-import { jsonLines, spkv, type CliOptions } from '../support/cli.js';
-import { random } from '../support/device.js';
+import { jsonLines, moduleOf, spkv, type CliOptions } from '../support/cli.js';
 import { temporaryDirectory } from '../support/files.js';
 import { tinyRun, writeTinyTask } from '../support/tiny-task.js';
 
@@ -28,43 +27,61 @@ test('trains, says what it does, and writes a model', async () => {
   for (const part of [/parameters on .*tokens of data, .* more for validation; 6 steps/, /step 1 of 6 · loss \d\.\d{4} · density .* % · .* tokens\/s · .* of peak · .* left/, / {5}6 {2}validation loss/]) expect(stderr).toMatch(part);
 });
 
+/** A module that kills the process before one of its changes to files: the nth after it has first written to stdout. */
+const killBefore = (nth: number) => moduleOf(`
+  import files from 'node:fs/promises';
+  import { syncBuiltinESMExports } from 'node:module';
+  let left = Infinity;
+  const write = process.stdout.write;
+  process.stdout.write = function (...args) {
+    process.stdout.write = write;
+    left = ${nth};
+    return write.apply(this, args);
+  };
+  const count = (object, name) => {
+    const change = object[name];
+    object[name] = function (...args) {
+      if (--left === 0) process.kill(process.pid, 'SIGKILL');
+      return change.apply(this, args);
+    };
+  };
+  const file = await files.open(process.execPath);
+  await file.close();
+  for (const name of ['write', 'writeFile', 'sync']) count(Object.getPrototypeOf(file), name);
+  for (const name of ['appendFile', 'mkdir', 'open', 'rename', 'rm']) count(files, name);
+  syncBuiltinESMExports();
+`);
+
 test('killed at any moment it resumes, and ends as if nothing had happened', async () => {
   const reference = join(root, 'reference');
   await train(tinyRun(task, reference, LONG));
   const out = join(root, 'killed');
-  const uniform = random(fc.readConfigureGlobal().seed ?? Date.now());
-  let kills = 0;
-  for (let attempt = 0; attempt < 3; attempt++) {
-    const delay = 300 * uniform();
-    let started = false;
-    const kill: CliOptions['onOutput'] = (child) => {
-      if (!started) setTimeout(() => child.kill('SIGKILL'), delay);
-      started = true;
-    };
-    const args = attempt === 0 ? [...command(out, LONG), '--json'] : undefined;
-    const { code } = args ? await spkv(args, { onOutput: kill }) : await resume(out, { onOutput: kill });
-    if (code === null) kills++;
-    // Whatever is there under its name is whole.
-    const steps = readdirSync(out).filter((name) => name.startsWith('step-')).sort();
-    if (steps.length > 0) (await loadModel(join(out, steps.at(-1)!), { device: 'cpu' })).dispose();
-  }
-  expect(kills).toBeGreaterThan(0);
+  await fc.assert(fc.asyncProperty(fc.array(fc.integer({ min: 1, max: 200 }), { minLength: 4, maxLength: 4 }), async (moments) => {
+    for (const [attempt, moment] of moments.entries()) {
+      const options: CliOptions = { preload: [killBefore(moment)] };
+      const { code } = await (attempt === 0 ? spkv([...command(out, LONG), '--json'], options) : resume(out, options));
+      expect(code).toBeNull();
+      // Whatever is there under its name is whole.
+      const steps = readdirSync(out).filter((name) => name.startsWith('step-')).sort();
+      if (steps.length > 0) (await loadModel(join(out, steps.at(-1)!), { device: 'cpu' })).dispose();
+    }
+  }), { numRuns: 1 });
   const result = jsonLines<TrainResult>(await resume(out)).at(-1)!;
-  expect(result).toMatchObject({ step: 120, finished: true });
+  expect(result).toMatchObject({ step: LONG.steps, finished: true });
   const weights = (dir: string) => readFileSync(join(dir, 'model/model.safetensors'));
   expect(weights(out).equals(weights(reference))).toBe(true);
   expect(readdirSync(out).filter((name) => name.startsWith('.'))).toEqual([]);
-}, 180_000);
+});
 
 test('Ctrl-C saves and stops, and says how to go on', async () => {
   const out = join(root, 'interrupted');
-  const { code, stdout } = await spkv([...command(out, LONG), '--json'], { interruptAfter: 2000 });
+  const { code, stdout } = await spkv([...command(out, LONG), '--json'], { pause: { at: /"step":10,/, meanwhile: (child) => child.kill('SIGINT') } });
   expect(code).toBe(130);
   const lines = stdout.trim().split('\n').map((line) => JSON.parse(line) as TrainResult & { kind?: string });
   expect(lines.map(({ kind }) => kind ?? 'result').slice(-3)).toEqual(['save', 'end', 'result']);
   const { step, checkpoint, finished } = lines.at(-1)!;
   expect(finished).toBe(false);
-  expect(step).toBeGreaterThan(0);
+  expect(step).toBeGreaterThanOrEqual(10);
   expect(JSON.parse(readFileSync(join(checkpoint, 'training.json'), 'utf8'))).toMatchObject({ step });
 });
 

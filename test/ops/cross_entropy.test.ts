@@ -3,6 +3,7 @@ import { crossEntropy } from '../../lib/ops.js';
 import { normals, random } from '../support/device.js';
 import { differences, sizeOf } from '../support/gradients.js';
 import { expectClose, F32_ROUNDING, failure, paddings, Poisoned, refusal, rowCounts, RUNS, seeds, testDevices } from '../support/operands.js';
+import { chainOf } from '../support/sampling.js';
 
 // The largest term is 1, and left out of the sum: a loss near 0 keeps its digits, and so do its differences.
 function lossOf(row: Float64Array, target: number): number {
@@ -25,11 +26,12 @@ describe.each(testDevices())('cross_entropy on %s', (_, device) => {
       logits.view.write(values);
       const losses = device.tensor('f32', [T]);
       crossEntropy(losses, logits.view, device.from(targets), factor);
+      const summing = chainOf(V);
       const [actual, gradients] = [await losses.read(), await logits.read()];
       for (const t of [0, T - 1]) {
         const row = Float64Array.from(values.subarray(t * V, (t + 1) * V));
         const expected = lossOf(row, targets[t]!);
-        expectClose([actual[t]!], [expected], () => 8 * F32_ROUNDING * (1 + Math.max(...row.map(Math.abs))));
+        expectClose([actual[t]!], [expected], () => F32_ROUNDING * (8 * (1 + Math.max(...row.map(Math.abs))) + summing));
         const gradient = gradients.subarray(t * V, (t + 1) * V);
         // Differences where there are few, the equation where there are many.
         const slopes = V > 60
@@ -37,7 +39,7 @@ describe.each(testDevices())('cross_entropy on %s', (_, device) => {
           : differences(() => factor * lossOf(row, targets[t]!), row);
         // The target's is factor * p - factor: it cancels where p is near 1, to within the rounding of factor * p.
         const size = sizeOf(slopes);
-        expectClose(gradient, slopes, (v) => 64 * F32_ROUNDING * Math.max(Math.abs(slopes[v]!), size, v === targets[t] ? factor : 0) + 1e-12);
+        expectClose(gradient, slopes, (v) => (64 + summing) * F32_ROUNDING * Math.max(Math.abs(slopes[v]!), size, v === targets[t] ? factor : 0) + 1e-12);
       }
     });
     await fc.assert(property, RUNS);

@@ -159,7 +159,7 @@ describe.each(testDevices())('sample on %s', (_, device) => {
     for (const [b, entry] of batch.entries()) {
       const { id, margin } = naive(Float64Array.from(logits), { ...NEUTRAL, ...entry }, uniformOf([5, 6], b));
       // With equal logits the margin is that of a draw among V: compare unless it is at a boundary.
-      if (margin > 1e-6) expect([entry, ids[b]]).toEqual([entry, id]);
+      if (margin > 1e-5) expect([entry, ids[b]]).toEqual([entry, id]);
     }
   });
 

@@ -1,4 +1,5 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
+import type { Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -13,30 +14,30 @@ export interface CliOptions {
   /** What the command finds on stdin. Defaults to nothing. */
   stdin?: string | Uint8Array;
   env?: Record<string, string>;
-  /** Sends SIGINT when stdout has this many characters. */
-  interruptAfter?: number;
-  /** Closes stdout when it has this many characters, as `head` does. */
-  closeAfter?: number;
+  /** Where what it has written to stdout fits, the process waits until `meanwhile` has been called, however late that is. */
+  pause?: { at: RegExp; meanwhile: (child: ChildProcessWithoutNullStreams) => void };
   /** A package that is not found, as if it were not installed. */
   missing?: string;
-  /** Told of the process, and what it has written, whenever it writes to stdout. */
-  onOutput?: (child: ChildProcess, stdout: string) => void;
+  /** Modules that the process loads before its own. */
+  preload?: readonly string[];
 }
 
 /** Runs the command line as users do, in a process of its own. */
-export function spkv(args: readonly string[], { stdin = '', env = {}, interruptAfter, closeAfter, missing, onOutput }: CliOptions = {}): Promise<CliResult> {
+export function spkv(args: readonly string[], { stdin = '', env = {}, pause, missing, preload = [] }: CliOptions = {}): Promise<CliResult> {
   // Jest's own flags must not reach the child, nor colours that the terminal of the tests may ask for.
   const { NODE_OPTIONS: _, FORCE_COLOR: __, ...inherited } = process.env;
-  const child = spawn(process.execPath, ['--import', 'tsx', ...(missing === undefined ? [] : ['--import', without(missing)]), 'lib/cli/main.ts', ...args], { cwd: ROOT, env: { ...inherited, ...env } });
+  const modules = ['tsx', ...(missing === undefined ? [] : [without(missing)]), ...(pause ? [waitingAt(pause.at)] : []), ...preload];
+  const child = spawn(process.execPath, [...modules.flatMap((name) => ['--import', name]), 'lib/cli/main.ts', ...args], {
+    cwd: ROOT, env: { ...inherited, ...env }, stdio: ['pipe', 'pipe', 'pipe', 'pipe'],
+  }) as ChildProcessWithoutNullStreams;
   let stdout = '';
   let stderr = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
-    const before = stdout.length;
+    const before = stdout;
     stdout += text;
-    const reached = (mark: number | undefined) => mark !== undefined && before < mark && stdout.length >= mark;
-    if (reached(interruptAfter)) child.kill('SIGINT');
-    if (reached(closeAfter)) child.stdout.destroy();
-    onOutput?.(child, stdout);
+    if (!pause || pause.at.test(before) || !pause.at.test(stdout)) return;
+    pause.meanwhile(child);
+    (child.stdio[3] as Writable).end();
   });
   child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
   child.stdin.on('error', () => {}); // a command that reads no stdin may close it first
@@ -47,14 +48,34 @@ export function spkv(args: readonly string[], { stdin = '', env = {}, interruptA
   });
 }
 
+/** The URL of a module with this source. */
+export const moduleOf = (source: string): string => `data:text/javascript,${encodeURIComponent(source)}`;
+
+/** A module that lets the process wait for the end of descriptor 3 where what it has written to stdout fits. */
+function waitingAt({ source }: RegExp): string {
+  return moduleOf(`
+    import { readSync } from 'node:fs';
+    const write = process.stdout.write;
+    let written = '';
+    process.stdout.write = function (...args) {
+      const done = write.apply(this, args);
+      written += args[0];
+      if (new RegExp(${JSON.stringify(source)}).test(written)) {
+        process.stdout.write = write;
+        readSync(3, new Uint8Array(1));
+      }
+      return done;
+    };
+  `);
+}
+
 /** A module that lets no other find `name`. */
 function without(name: string): string {
   const hooks = `export async function resolve(name, context, next) {
     if (name === ${JSON.stringify(name)}) throw Object.assign(new Error("Cannot find package '${name}'"), { code: 'ERR_MODULE_NOT_FOUND' });
     return next(name, context);
   }`;
-  const url = (source: string) => `data:text/javascript,${encodeURIComponent(source)}`;
-  return url(`import { register } from 'node:module'; register(${JSON.stringify(url(hooks))});`);
+  return moduleOf(`import { register } from 'node:module'; register(${JSON.stringify(moduleOf(hooks))});`);
 }
 
 /** The value of the one JSON document, or of each line of them, that a command wrote. */

@@ -20,8 +20,8 @@ export interface RanksOptions {
   /** Changes for single ranks. */
   of?: (rank: number) => Partial<TrainOptions>;
   env?: (rank: number) => Record<string, string>;
-  /** Told of every event of rank 0, with the processes. */
-  onEvent?: (event: LogRecord, children: readonly ChildProcess[]) => void;
+  /** Told of every event of rank 0, with the processes. Rank 0 waits for what it returns. */
+  onEvent?: (event: LogRecord, children: readonly ChildProcess[]) => unknown;
 }
 
 /** Trains with `size` processes of this machine, and waits until all have ended. */
@@ -30,15 +30,16 @@ export async function trainTogether(size: number, options: TrainOptions, { of = 
   const { NODE_OPTIONS: _, FORCE_COLOR: __, ...inherited } = process.env;
   const children = Array.from({ length: size }, (_, rank) =>
     spawn(process.execPath, ['--import', 'tsx', 'test/support/train-rank.ts', JSON.stringify({ ...options, ...of(rank) })], {
-      cwd: ROOT, stdio: ['ignore', 'pipe', 'pipe'], env: { ...inherited, ...place, RANK: String(rank), LOCAL_RANK: String(rank), ...env(rank) },
+      cwd: ROOT, stdio: 'pipe', env: { ...inherited, ...place, RANK: String(rank), LOCAL_RANK: String(rank), ...env(rank) },
     }),
   );
   return Promise.all(children.map((child, rank) => listen(child, (event) => rank === 0 && onEvent?.(event, children))));
 }
 
-function listen(child: ReturnType<typeof spawn>, onEvent: (event: LogRecord) => void): Promise<RankResult> {
+function listen(child: ReturnType<typeof spawn>, onEvent: (event: LogRecord) => unknown): Promise<RankResult> {
   const found: RankResult = { events: [], result: undefined, error: undefined, stderr: '', code: null };
   let rest = '';
+  child.stdin!.on('error', () => {}); // it may have been killed
   child.stderr!.setEncoding('utf8').on('data', (text: string) => (found.stderr += text));
   child.stdout!.setEncoding('utf8').on('data', (text: string) => {
     const lines = (rest + text).split('\n');
@@ -49,7 +50,7 @@ function listen(child: ReturnType<typeof spawn>, onEvent: (event: LogRecord) => 
       else if (value.error) found.error = value.error;
       else {
         found.events.push(value);
-        onEvent(value);
+        void Promise.resolve(onEvent(value)).then(() => child.stdin!.write('.'));
       }
     }
   });

@@ -1,5 +1,11 @@
 // Sampling written out in float64, and its random numbers in integers of any size.
 
+/**
+ * The most additions that follow each other in the sum of V exponentials: blocks of 2048 over 4 lanes or more, and
+ * their sums in float64. The largest of them is 1, so that each rounds the sum by one f32 rounding of it at most.
+ */
+export const chainOf = (V: number): number => Math.min(V, 2048) / 4;
+
 export interface Settings {
   temperature: number;
   topK: number;

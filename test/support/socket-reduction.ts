@@ -1,23 +1,29 @@
 // Stands in for NCCL where the ranks of a run compute on the CPU: gradients go through sockets.
-import { type AddressInfo, createServer } from 'node:net';
+import { createServer } from 'node:net';
 import type { Tensor } from '../../lib/ops.js';
 import { meet } from '../../lib/train/parallel/meet.js';
 import type { OpenReduction } from '../../lib/train/parallel/reduction.js';
 
-/** A port of this machine that is free now. */
+/**
+ * A port of this machine that is free now. It lies below those that systems give to whoever asks for any: until it is
+ * listened to, nothing else gets it by chance.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((done) => server.listen(0, '127.0.0.1', done));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((done) => server.close(done));
-  return port;
+  for (;;) {
+    const port = 10_000 + Math.floor(20_000 * Math.random());
+    const server = createServer();
+    const free = await new Promise<boolean>((resolve) => server.once('error', () => resolve(false)).listen(port, '127.0.0.1', () => resolve(true)));
+    if (!free) continue;
+    await new Promise((done) => server.close(done));
+    return port;
+  }
 }
 
 /** Sums in the order of the ranks, through a group of their own, beside that of the run. */
 export const openSockets: OpenReduction = async (_, run) => {
   const { rank, size } = run;
   const [port] = await run.exchange('port', rank === 0 ? await freePort() : 0);
-  const group = await meet({ rank, size, localRank: rank, address: '127.0.0.1', port: port!, run: 'sums', patience: 30 });
+  const group = await meet({ rank, size, localRank: rank, address: '127.0.0.1', port: port!, run: 'sums', patience: 200 });
   run.onFailure(() => void group.close());
   group.onFailure(() => run.fail(group.failure!));
   let sums = Promise.resolve();

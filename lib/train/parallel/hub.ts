@@ -4,6 +4,7 @@ import { difference, type Hello, type Invitation } from './invitation.js';
 import { Member } from './member.js';
 import { type Message, Wire } from './wire.js';
 
+const LEFT = 'it has left before the others';
 const LOOPBACK = /^(localhost|127\.[\d.]+|::1)$/;
 
 interface Contribution {
@@ -89,9 +90,11 @@ export class Hub extends Member {
     }
   }
 
+  /** One that has left is missed only where others wait for it. */
   #lose(rank: number, reason: string): void {
-    if (this.#left.has(rank) && this.#round.every((contribution) => contribution === undefined)) return;
-    const message = `Rank ${rank} of ${this.size} has ended: ${reason}`;
+    const left = this.#left.has(rank);
+    if (left && this.#round.every((contribution) => contribution === undefined)) return;
+    const message = `Rank ${rank} of ${this.size} has ended: ${left ? LEFT : reason}`;
     this.broadcast({ kind: 'failure', code: 'RANK', message });
     this.end(new SpkvError('RANK', message));
   }
@@ -104,7 +107,7 @@ export class Hub extends Member {
     if (this.failure) return;
     this.#round[rank] = { topic, value };
     const gone = [...this.#left][0];
-    if (gone !== undefined) return this.#lose(gone, 'it has left before the others');
+    if (gone !== undefined) return this.#lose(gone, LEFT);
     const all = Array.from({ length: this.size }, (_, i) => this.#round[i]);
     if (all.includes(undefined)) return;
     this.#round = [];

@@ -17,7 +17,7 @@ afterEach(async () => {
 });
 
 const ranks = (rank: number, size: number, port: number, changes: Partial<Ranks> = {}): Ranks => ({
-  rank, size, localRank: rank, address: '127.0.0.1', port, patience: 20, ...changes,
+  rank, size, localRank: rank, address: '127.0.0.1', port, patience: 200, ...changes,
 });
 
 async function join(place: Ranks): Promise<Group> {
@@ -120,14 +120,16 @@ describe('meeting', () => {
   test('a rank that does not come is named, by rank 0 and by those who wait', async () => {
     const port = await freePort();
     const errors = await Promise.all([0, 2].map((rank) => errorOf(() => meet(ranks(rank, 4, port, { patience: 2 })))));
-    expect(errors[0]).toMatchObject({ code: 'RANK', message: `Expected 4 ranks within 2 s but ranks 1, 3 did not come: are they running, and can they reach 127.0.0.1:${port}?` });
+    expect(errors[0]!.code).toBe('RANK');
+    // Rank 2 may have come too late on a machine that stood still.
+    expect(errors[0]!.message).toMatch(new RegExp(`^Expected 4 ranks within 2 s but ranks 1, (2, )?3 did not come: are they running, and can they reach 127\\.0\\.0\\.1:${port}\\?$`));
     expect(errors[1]!.code).toBe('RANK');
-    expect(errors[1]!.message).toMatch(/did not come|did not say|has ended/);
+    expect(errors[1]!.message).toMatch(/did not come|did not say|has ended|could not be reached/);
   });
 
   test('a rank 0 that cannot be reached', async () => {
     const port = await freePort();
-    await expectError(() => meet(ranks(1, 2, port, { patience: 0.5 })), 'RANK', `Rank 0 could not be reached at 127.0.0.1:${port} within 0.5 s (ECONNREFUSED)`, 'MASTER_PORT');
+    await expectError(() => meet(ranks(1, 2, port, { patience: 0.5 })), 'RANK', `Rank 0 could not be reached at 127.0.0.1:${port} within 0.5 s (E`, /\((ECONNREFUSED|ETIMEDOUT)\)/, 'MASTER_PORT');
   });
 
   test('a port that is taken', async () => {

@@ -1,4 +1,6 @@
 // Several processes train together on the CPU, with sockets in place of NCCL.
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
 import { cpSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type ErrorCode, SpkvError } from '../../../lib/errors.js';
@@ -74,10 +76,16 @@ describe.each([2, 4])('%i processes', (size) => {
   });
 });
 
+/** Kills a process, and waits until it is gone. */
+async function kill(child: ChildProcess): Promise<void> {
+  child.kill('SIGKILL');
+  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+}
+
 test('killed, a process ends the others; all go on from the last checkpoint, and a signal to one stops all at the same step', async () => {
   const options = run({ steps: 100, saveEvery: 1 });
   const results = await trainTogether(2, options, {
-    onEvent: (event, children) => event.kind === 'step' && event.step === 5 && children[1]!.kill('SIGKILL'),
+    onEvent: (event, children) => event.kind === 'step' && event.step === 5 && kill(children[1]!),
   });
   expect(results[1]).toMatchObject({ code: null });
   expect(results[0]).toMatchObject({ code: 1, stderr: '', error: { code: 'RANK', message: expect.stringMatching(/^Rank 1 of 2 has ended/) } });
@@ -100,13 +108,7 @@ test('rank 0 stops tokenising when another is killed', async () => {
   writeFileSync(data, 'def walk(self):\n    return [self.left, self.right]\n\n'.repeat(120_000));
   const { threads, peakFlops } = run();
   const options: TrainOptions = { model: 'models/code-6m-spkv', data, out: fresh(), device: 'cpu', threads: threads!, peakFlops: peakFlops!, sequenceLength: 64, batchSize: 2, steps: 1 };
-  let killed = false;
-  const [first] = await trainTogether(2, options, {
-    onEvent: (_, children) => {
-      if (!killed) children[1]!.kill('SIGKILL');
-      killed = true;
-    },
-  });
+  const [first] = await trainTogether(2, options, { onEvent: (_, children) => kill(children[1]!) });
   expect(first!.error).toEqual({ code: 'RANK', message: expect.stringContaining('Rank 1 of 2 has ended') });
   const last = first!.events.at(-1) as unknown as { kind: string; done: number; total: number };
   expect(last.kind).toBe('tokenise');
@@ -132,7 +134,7 @@ async function ranksTrain(size: number, options: (rank: number) => TrainOptions,
   const port = await freePort();
   return Promise.all(Array.from({ length: size }, async (_, rank): Promise<Settled> => {
     try {
-      const ranks = { rank, size, localRank: rank, address: '127.0.0.1', port, patience: 30 };
+      const ranks = { rank, size, localRank: rank, address: '127.0.0.1', port, patience: 200 };
       return { result: await trainWith({ ...options(rank), ranks }, openReduction) };
     } catch (error) {
       return { error: error as SpkvError };
@@ -186,8 +188,8 @@ test('memory that runs out in the middle of a run ends all ranks, says what is n
     let joins = 0;
     const join = async () => {
       await reduction.join();
-      // A tensor of 256 GiB, all of whose rows are the same.
-      if (++joins === 4 && group.rank === 1) await device.tensor('f32', [2 ** 18]).view([2 ** 18, 2 ** 18], [0, 1], 0).read();
+      // A tensor of 64 TiB, all of whose rows are the same.
+      if (++joins === 4 && group.rank === 1) await device.tensor('f32', [2 ** 15]).view([2 ** 14, 2 ** 15, 2 ** 15], [0, 0, 1], 0).read();
     };
     return { ...reduction, join };
   };
