@@ -15,7 +15,7 @@ beforeAll(() => {
   const sources = [
     'test/support/cuda_library.cc', ...['stream', 'status'].map((name) => `native/core/${name}.cc`),
     ...['communicator', 'nccl_library', 'stream_memory'].map((name) => `native/cuda/${name}.cc`),
-    ...['runtime', 'memory', 'block', 'fiber'].map((name) => `test/cuda/emulator/${name}.cc`),
+    ...['runtime', 'memory', 'block', 'fiber', 'races', 'race_shadow', 'race_report'].map((name) => `test/cuda/emulator/${name}.cc`),
   ];
   const compiler = process.env['CXX'] ?? 'c++';
   execFileSync(compiler, [...flags, '-DSPKV_TEST_COMMUNICATORS', `-DSPKV_CUDA_VERSION="${version}"`, ...sources, '-o', LIBRARY, '-ldl']);

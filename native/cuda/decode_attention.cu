@@ -100,8 +100,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   auto* memory =
       reinterpret_cast<BlockMemory<Config>*>(shared + (1024 - shared_address(shared) % 1024) % 1024);
   begin_block(memory);
-  allow_next_launch();
+  // The next launch may read what those before this one have written, so where they can still be under way it
+  // has to wait, too.
   if (!p.overlap_previous) wait_for_previous_launch();
+  allow_next_launch();
   BlockPlan block = p.plan.block_plans[static_cast<int64_t>(p.layer) * p.plan.blocks + blockIdx.x];
   int warp = threadIdx.x / 32;
   if (warp == Config::kPageWarp) {

@@ -82,7 +82,8 @@ __device__ __forceinline__ bool arrive_last(int32_t* arrivals, int parts, int* l
     int32_t before = atomicAdd(arrivals, 1);
     __threadfence();
     *last = before == parts - 1;
-    if (*last) *arrivals = 0;  // for the next launch
+    // For the next launch. What orders it behind the additions of the others is that it is one of them.
+    if (*last) atomicExch(arrivals, 0);
   }
   named_barrier<kMergeBarrier, kMergeThreads>();
   return *last;

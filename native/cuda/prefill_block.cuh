@@ -7,6 +7,9 @@
 //   warps 2, 3       fetch queries      ->  queries       ->
 //   warpgroups       64 rows of a tile each: attention_group.cuh    ->  out
 //   1, 2 (, 3)
+//
+// Lane 0 arrives for its warp, behind __syncwarp. A tile is released by warp 0 and the warpgroups; they have
+// waited for its queries, so warps 2 and 3 have read what they need of it by then.
 #pragma once
 
 #include "cuda/attention_group.cuh"

@@ -92,6 +92,8 @@ __device__ __forceinline__ void feed_pages(const PrefillStep& step, PrefillMemor
     const Walk<C::kDim>& walk = memory->tiles[slot.index].walk;
     if (walk.pages == 0) return;
     feed.feed(step, walk);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&memory->tile_empty[slot.index]));
     slot.advance();
   }
 }

@@ -175,7 +175,7 @@ __device__ __forceinline__ void begin_block(PrefillMemory<C>* memory) {
     init(memory->values_full, C::kStages, 2);
     init(memory->values_empty, C::kStages, kUsers);
     init(memory->tile_full, kTileSlots, 1);
-    init(memory->tile_empty, kTileSlots, kUsers);
+    init(memory->tile_empty, kTileSlots, kUsers + 1);  // with the warp that streams pages
     init(memory->queries_full, kQuerySlots, kQueryWarps);
     init(memory->queries_empty, kQuerySlots, kUsers);
     barrier_init_fence();

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "emulator/fiber.h"
+#include "emulator/races.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -45,14 +46,16 @@ struct Thread {
   uint3 index;
   bool done;
   const char* waits;    // what for, or null
-  const void* address;  // of wait_on
+  const void *address, *code;  // of wait_on
   uint32_t mask;        // of a meeting
   void* record;
   Complete complete;
+  bool orders;
 };
 
 struct Barrier {
   int threads = 0, arrived = 0;
+  races::Meeting meeting;
 };
 
 // The emulated device runs one kernel at a time.
@@ -110,7 +113,11 @@ void try_complete(int warp, uint32_t mask) {
            __builtin_ctz(lanes), first->waits, first->mask, i, thread->waits, thread->mask);
     records[i] = thread->record;
   }
-  first->complete(records);
+  {
+    races::Pause pause;
+    first->complete(records);
+  }
+  if (first->orders) races::meet(warp * 32, lanes);
   meeting[warp] &= ~lanes;
   for (int i = 0; i < 32; i++)
     if (lanes >> i & 1) make_ready(&threads[warp * 32 + i]);
@@ -120,7 +127,8 @@ void try_release(int id) {
   Barrier& barrier = barriers[id];
   int needed = barrier.threads > 0 ? barrier.threads : live_count;
   if (barrier.arrived == 0 || barrier.arrived < needed) return;
-  barrier = Barrier();
+  barrier.threads = barrier.arrived = 0;
+  barrier.meeting.complete();
   wake(&barrier);
 }
 
@@ -159,10 +167,17 @@ void prepare_fibers(int count) {
   }
 }
 
+std::string place_of(const Thread& thread) {
+  std::string place = thread.waits;
+  if (!thread.code) return place;
+  return place + " (shared address " + std::to_string(to_shared_address(thread.address)) + ", in " +
+         races::source_of(thread.code) + ")";
+}
+
 std::string describe_waiting() {
   std::map<std::string, std::vector<int>> waiting;
   for (int i = 0; i < thread_count; i++)
-    if (!threads[i].done) waiting[threads[i].waits].push_back(i);
+    if (!threads[i].done) waiting[place_of(threads[i])].push_back(i);
   std::string text;
   for (const auto& [what, numbers] : waiting) {
     text += "\n  " + std::to_string(numbers.size()) + " threads wait at " + what + ":";
@@ -203,13 +218,16 @@ void begin_block() {
     unsigned number = static_cast<unsigned>(i);
     thread.index = {number % blockDim.x, number / blockDim.x % blockDim.y, number / blockDim.x / blockDim.y};
     thread.done = false;
+    thread.address = thread.code = nullptr;
     make_ready(&thread);
   }
 }
 
 void run_block() {
   begin_block();
+  races::begin_block(thread_count, blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z));
   go_on_from(&host);
+  races::end_block();
   if (live_count > 0) fail("deadlock%s", describe_waiting().c_str());
   if (end_check) end_check();
 }
@@ -225,6 +243,8 @@ void run(const Launch& launch) {
   if (thread_count > kThreads || launch.shared_bytes > kArenaBytes) fail("a launch that is too large");
   prepare_fibers(thread_count);
   host.prepare_thread();
+  races::begin_shared_memory();
+  races::begin_launch(launch.early);
   ASAN_POISON_MEMORY_REGION(arena, sizeof(arena));
   ASAN_UNPOISON_MEMORY_REGION(dynamic_shared(), launch.shared_bytes);
   int64_t plane = int64_t{gridDim.x} * gridDim.y;
@@ -251,13 +271,14 @@ void fail(const char* format, ...) {
   abort();
 }
 
-void meet(const char* what, uint32_t mask, void* record, Complete complete) {
+void meet(const char* what, uint32_t mask, void* record, Complete complete, bool orders) {
   int number = number_of(current), warp = number / 32;
   if (!(mask >> number % 32 & 1)) fail("%s of %08x by lane %d", what, mask, number % 32);
   current->waits = what;
   current->mask = mask;
   current->record = record;
   current->complete = complete;
+  current->orders = orders;
   meeting[warp] |= 1u << number % 32;
   try_complete(warp, mask);
   suspend();
@@ -265,11 +286,12 @@ void meet(const char* what, uint32_t mask, void* record, Complete complete) {
 
 uint32_t live_lanes() { return live[number_of(current) / 32]; }
 
-void wait_on(const char* what, const void* address) {
+void wait_on(const char* what, const void* address, const void* code) {
   current->waits = what;
   current->address = address;
+  current->code = code;
   suspend();
-  current->address = nullptr;
+  current->address = current->code = nullptr;
 }
 
 void wake(const void* address) {
@@ -293,11 +315,13 @@ void block_barrier(const char* what, int id, int count, bool wait) {
     fail("%s: barrier %d is for %d threads to one, for %d to another", what, id, barrier.threads, count);
   barrier.threads = count;
   barrier.arrived++;
+  barrier.meeting.arrive(number_of(current));
   current->waits = what;
   current->address = wait ? &barrier : nullptr;
   try_release(id);
   if (wait) {
     suspend();
+    barrier.meeting.leave(number_of(current));
   } else {
     current->waits = nullptr;
   }

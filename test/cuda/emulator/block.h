@@ -19,6 +19,7 @@ struct Launch {
   dim3 grid, block;
   size_t shared_bytes = 0;
   const char* parameters = "";  // for messages: a kernel's name cannot be had from its address
+  bool early = false;           // it may begin before the launch ahead has ended
   void (*thread)(const void* closure) = nullptr;
   const void* closure = nullptr;
 };
@@ -33,11 +34,12 @@ void run(const Launch& launch);
 // last that comes calls `complete`, which sees the records of all lanes (null for the ones that are not
 // there) and writes the results into them.
 using Complete = void (*)(void* const* records);
-void meet(const char* what, uint32_t mask, void* record, Complete complete);
+// Only a meeting that `orders` makes what the lanes did before it visible to the others.
+void meet(const char* what, uint32_t mask, void* record, Complete complete, bool orders = false);
 uint32_t live_lanes();
 
-// Waits until `wake` is called for the same address.
-void wait_on(const char* what, const void* address);
+// Waits until `wake` is called for the same address, which is in shared memory. `code` is where, for messages.
+void wait_on(const char* what, const void* address, const void* code);
 void wake(const void* address);
 bool has_waiters(const void* address);
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "emulator/block.h"
+#include "emulator/races.h"
 
 namespace spkv_emulator {
 namespace {
@@ -40,6 +41,7 @@ void end_phase_if_complete(Barrier* barrier) {
   if (barrier->missing > 0 || barrier->bytes != 0) return;
   barrier->missing = barrier->arrivals;
   barrier->phase ^= 1;
+  races::barrier_complete(to_shared_address(barrier));
   wake(barrier);
 }
 
@@ -82,11 +84,13 @@ void barrier_init(uint32_t address, uint32_t arrivals) {
   if (address % 8 != 0 || arrivals == 0 || arrivals > kMostArrivals)
     fail("mbarrier at shared address %u for %u arrivals", address, arrivals);
   end_check = check_end;
+  races::barrier_init(address, __builtin_return_address(0));
   *reinterpret_cast<Barrier*>(from_shared_address(address)) = {0, arrivals, arrivals, 0, kMade};
 }
 
 void barrier_arrive(uint32_t address, uint32_t expected_bytes) {
   Barrier* barrier = barrier_at(address);
+  races::barrier_arrive(address, __builtin_return_address(0));
   if (barrier->missing == 0) fail("more arrivals at an mbarrier than its phase has");
   barrier->bytes += static_cast<int32_t>(expected_bytes);
   barrier->missing--;
@@ -97,14 +101,17 @@ void barrier_wait(uint32_t address, uint32_t parity) {
   Barrier* barrier = barrier_at(address);
   while (barrier->phase == parity) {
     complete_copies(barrier);
-    if (barrier->phase == parity) wait_on("an mbarrier", barrier);
+    if (barrier->phase == parity)
+      wait_on(parity ? "an mbarrier, for parity 1" : "an mbarrier, for parity 0", barrier, __builtin_return_address(0));
   }
+  races::barrier_waited(address, __builtin_return_address(0));
 }
 
 void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
   if (to % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0 || bytes % 16 != 0)
     fail("bulk copy of %u bytes from %p to shared address %u: not multiples of 16", bytes, from, to);
   uint8_t* target = from_shared_address(to);
+  races::bulk_copy(target, from, bytes, barrier, __builtin_return_address(0));
   memset(target, 0xff, bytes);
   under_way.push_back({target, from, bytes, barrier_at(barrier)});
   if (has_waiters(barrier_at(barrier))) complete_copies(barrier_at(barrier));
@@ -114,14 +121,21 @@ void copy_16(uint32_t to, const void* from, uint32_t bytes) {
   if (to % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0 || bytes > 16)
     fail("copy of %u bytes from %p to shared address %u: not multiples of 16", bytes, from, to);
   end_check = check_end;
+  const void* code = __builtin_return_address(0);
+  races::group_access(races::Group::kCopies, from_shared_address(to), 16, races::kWrite, code);
+  races::group_access(races::Group::kCopies, from, bytes, races::kRead, code);
   memset(from_shared_address(to), 0xff, 16);
   ThreadCopies& copies = small_copies[thread_number()];
   copies.under_way.push_back({from_shared_address(to), from, bytes, copies.group});
 }
 
-void end_copy_group() { small_copies[thread_number()].group++; }
+void end_copy_group() {
+  small_copies[thread_number()].group++;
+  races::end_group(races::Group::kCopies);
+}
 
 void wait_for_copy_groups(int newest) {
+  races::wait_for_groups(races::Group::kCopies, newest);
   ThreadCopies& copies = small_copies[thread_number()];
   auto is_due = [&](const SmallCopy& copy) { return copy.group < copies.group - newest; };
   for (const SmallCopy& copy : copies.under_way) {

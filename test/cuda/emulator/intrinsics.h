@@ -8,16 +8,17 @@
 #include <type_traits>
 
 #include "emulator/block.h"
+#include "emulator/races.h"
 
 // --- Waiting.
 
 inline void __syncthreads() { spkv_emulator::block_barrier("__syncthreads", 0, 0); }
 inline void __syncwarp(unsigned mask = ~0u) {
-  spkv_emulator::meet("__syncwarp", mask, nullptr, [](void* const*) {});
+  spkv_emulator::meet("__syncwarp", mask, nullptr, [](void* const*) {}, true);
 }
-inline void __threadfence() {}
-inline void __threadfence_block() {}
-inline void __threadfence_system() {}
+inline void __threadfence() { spkv_emulator::races::fence(spkv_emulator::races::Scope::kDevice); }
+inline void __threadfence_block() { spkv_emulator::races::fence(spkv_emulator::races::Scope::kBlock); }
+inline void __threadfence_system() { __threadfence(); }
 inline void __nanosleep(unsigned) {}
 inline unsigned __activemask() { return spkv_emulator::live_lanes(); }
 
@@ -155,6 +156,72 @@ inline unsigned __reduce_xor_sync(unsigned mask, unsigned value) {
   return spkv_emulator::reduce<unsigned, spkv_emulator::xor_of>("__reduce_xor_sync", mask, value);
 }
 
+// --- Atomics: one host thread runs all threads of a kernel.
+
+template <typename T>
+T atomicAdd(T* at, std::common_type_t<T> value) {
+  spkv_emulator::races::AtomicAccess atomic(at, sizeof(T));
+  T before = *at;
+  *at = before + value;
+  return before;
+}
+template <typename T>
+T atomicSub(T* at, std::common_type_t<T> value) {
+  spkv_emulator::races::AtomicAccess atomic(at, sizeof(T));
+  T before = *at;
+  *at = before - value;
+  return before;
+}
+template <typename T>
+T atomicMin(T* at, std::common_type_t<T> value) {
+  spkv_emulator::races::AtomicAccess atomic(at, sizeof(T));
+  T before = *at;
+  if (value < before) *at = value;
+  return before;
+}
+template <typename T>
+T atomicMax(T* at, std::common_type_t<T> value) {
+  spkv_emulator::races::AtomicAccess atomic(at, sizeof(T));
+  T before = *at;
+  if (before < value) *at = value;
+  return before;
+}
+template <typename T>
+T atomicAnd(T* at, std::common_type_t<T> value) {
+  spkv_emulator::races::AtomicAccess atomic(at, sizeof(T));
+  T before = *at;
+  *at = before & value;
+  return before;
+}
+template <typename T>
+T atomicOr(T* at, std::common_type_t<T> value) {
+  spkv_emulator::races::AtomicAccess atomic(at, sizeof(T));
+  T before = *at;
+  *at = before | value;
+  return before;
+}
+template <typename T>
+T atomicXor(T* at, std::common_type_t<T> value) {
+  spkv_emulator::races::AtomicAccess atomic(at, sizeof(T));
+  T before = *at;
+  *at = before ^ value;
+  return before;
+}
+template <typename T>
+T atomicExch(T* at, std::common_type_t<T> value) {
+  spkv_emulator::races::AtomicAccess atomic(at, sizeof(T));
+  T before = *at;
+  *at = value;
+  return before;
+}
+template <typename T>
+T atomicCAS(T* at, std::common_type_t<T> expected, std::common_type_t<T> value) {
+  spkv_emulator::races::AtomicAccess atomic(at, sizeof(T));
+  T before = *at;
+  if (before == expected) *at = value;
+  return before;
+}
+
 // --- Barriers of a block that count.
 
 inline int __syncthreads_count(int predicate) {
@@ -162,69 +229,12 @@ inline int __syncthreads_count(int predicate) {
   __syncthreads();   // the count of the call before has been read
   if (threadIdx.x + threadIdx.y + threadIdx.z == 0) count = 0;
   __syncthreads();
-  count += predicate != 0;
+  atomicAdd(&count, predicate != 0);
   __syncthreads();
   return count;
 }
 inline int __syncthreads_or(int predicate) { return __syncthreads_count(predicate) > 0; }
 inline int __syncthreads_and(int predicate) { return __syncthreads_count(!predicate) == 0; }
-
-// --- Atomics: one host thread runs all threads of a kernel.
-
-template <typename T>
-T atomicAdd(T* at, std::common_type_t<T> value) {
-  T before = *at;
-  *at = before + value;
-  return before;
-}
-template <typename T>
-T atomicSub(T* at, std::common_type_t<T> value) {
-  T before = *at;
-  *at = before - value;
-  return before;
-}
-template <typename T>
-T atomicMin(T* at, std::common_type_t<T> value) {
-  T before = *at;
-  if (value < before) *at = value;
-  return before;
-}
-template <typename T>
-T atomicMax(T* at, std::common_type_t<T> value) {
-  T before = *at;
-  if (before < value) *at = value;
-  return before;
-}
-template <typename T>
-T atomicAnd(T* at, std::common_type_t<T> value) {
-  T before = *at;
-  *at = before & value;
-  return before;
-}
-template <typename T>
-T atomicOr(T* at, std::common_type_t<T> value) {
-  T before = *at;
-  *at = before | value;
-  return before;
-}
-template <typename T>
-T atomicXor(T* at, std::common_type_t<T> value) {
-  T before = *at;
-  *at = before ^ value;
-  return before;
-}
-template <typename T>
-T atomicExch(T* at, std::common_type_t<T> value) {
-  T before = *at;
-  *at = value;
-  return before;
-}
-template <typename T>
-T atomicCAS(T* at, std::common_type_t<T> expected, std::common_type_t<T> value) {
-  T before = *at;
-  if (before == expected) *at = value;
-  return before;
-}
 
 // --- Memory with a hint of how it is cached.
 
@@ -338,5 +348,6 @@ constexpr std::common_type_t<A, B> max(A a, B b) {
 
 inline long long clock64() {
   static long long ticks = 0;
+  spkv_emulator::races::Pause pause;
   return ++ticks;
 }

@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 
+#include "emulator/races.h"
 #include "emulator/runtime.h"
 
 namespace {
@@ -14,7 +15,10 @@ using spkv_emulator::forbid_capture;
 using spkv_emulator::is_memory_of;
 using spkv_emulator::result;
 
-constexpr size_t kAlignment = 256;
+namespace races = spkv_emulator::races;
+
+// Races are looked for by pages.
+size_t alignment() { return races::on() ? races::kPageBytes : 256; }
 
 std::mutex guard;
 std::map<const char*, size_t> allocations;
@@ -26,16 +30,19 @@ size_t total_bytes() {
   return bytes ? strtoull(bytes, nullptr, 10) : size_t{4} << 30;
 }
 
+size_t padded(size_t bytes) { return (bytes + alignment() - 1) / alignment() * alignment(); }
+
 cudaError_t allocate(void** pointer, size_t bytes) {
   *pointer = nullptr;
   if (bytes == 0) return cudaSuccess;
   std::lock_guard<std::mutex> lock(guard);
   if (bytes > total_bytes() || allocated + bytes > total_bytes() ||
-      posix_memalign(pointer, kAlignment, bytes) != 0)
+      posix_memalign(pointer, alignment(), padded(bytes)) != 0)
     return result(cudaErrorMemoryAllocation);
   memset(*pointer, 0xff, bytes);
   allocations[static_cast<char*>(*pointer)] = bytes;
   allocated += bytes;
+  races::begin_memory(*pointer, bytes);
   return cudaSuccess;
 }
 
@@ -45,6 +52,7 @@ cudaError_t release(void* pointer) {
   auto at = allocations.find(static_cast<char*>(pointer));
   if (at == allocations.end()) return result(cudaErrorInvalidValue);
   allocated -= at->second;
+  races::end_memory(pointer, at->second);
   allocations.erase(at);
   free(pointer);
   return cudaSuccess;
@@ -135,7 +143,10 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
                             cudaStream_t stream) {
   if (bytes == 0) return cudaSuccess;
   if (!fits(kind, to, bytes, from, bytes)) return result(cudaErrorInvalidValue);
-  return enqueue(stream, [=] { memmove(to, from, bytes); });
+  return enqueue(stream, [=] {
+    races::order_launches();
+    memmove(to, from, bytes);
+  });
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
@@ -150,6 +161,7 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_
   if (!fits(kind, to, (height - 1) * to_pitch + width, from, (height - 1) * from_pitch + width))
     return result(cudaErrorInvalidValue);
   return enqueue(stream, [=] {
+    races::order_launches();
     for (size_t i = 0; i < height; i++)
       memmove(static_cast<char*>(to) + i * to_pitch, static_cast<const char*>(from) + i * from_pitch, width);
   });
@@ -167,6 +179,7 @@ cudaError_t cudaMemset2DAsync(void* to, size_t pitch, int byte, size_t width, si
   if (width == 0 || height == 0) return cudaSuccess;
   if (!is_memory_of(true, to, (height - 1) * pitch + width)) return result(cudaErrorInvalidValue);
   return enqueue(stream, [=] {
+    races::order_launches();
     for (size_t i = 0; i < height; i++) memset(static_cast<char*>(to) + i * pitch, byte, width);
   });
 }

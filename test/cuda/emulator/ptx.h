@@ -9,6 +9,7 @@
 
 #include "emulator/block.h"
 #include "emulator/copies.h"
+#include "emulator/races.h"
 
 namespace spkv {
 namespace cuda {
@@ -19,15 +20,15 @@ inline const uint8_t* shared_pointer(uint32_t address) { return spkv_emulator::f
 
 // --- mbarrier
 
-inline void barrier_init(uint32_t barrier, uint32_t arrivals) {
+__forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
   spkv_emulator::barrier_init(barrier, arrivals);
 }
 inline void barrier_init_fence() {}
-inline void barrier_arrive(uint32_t barrier) { spkv_emulator::barrier_arrive(barrier, 0); }
-inline void barrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
+__forceinline__ void barrier_arrive(uint32_t barrier) { spkv_emulator::barrier_arrive(barrier, 0); }
+__forceinline__ void barrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
   spkv_emulator::barrier_arrive(barrier, bytes);
 }
-inline void barrier_wait(uint32_t barrier, uint32_t parity) { spkv_emulator::barrier_wait(barrier, parity); }
+__forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) { spkv_emulator::barrier_wait(barrier, parity); }
 
 template <int id, int threads>
 void named_barrier() {
@@ -37,10 +38,10 @@ void named_barrier() {
 // --- Bulk copies
 
 inline uint64_t evict_first_policy() { return 0; }
-inline void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
+__forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
   spkv_emulator::bulk_copy(to, from, bytes, barrier);
 }
-inline void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier, uint64_t) {
+__forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier, uint64_t) {
   spkv_emulator::bulk_copy(to, from, bytes, barrier);
 }
 
@@ -48,7 +49,7 @@ inline void prefetch_line(const void*) {}
 
 // --- Copies of 16 bytes
 
-inline void copy_16(uint32_t to, const void* from, uint32_t bytes) {
+__forceinline__ void copy_16(uint32_t to, const void* from, uint32_t bytes) {
   spkv_emulator::copy_16(to, from, bytes);
 }
 inline void end_copy_group() { spkv_emulator::end_copy_group(); }
@@ -59,8 +60,8 @@ void wait_for_copy_groups() {
 
 // --- Programmatic dependent launch: launches run one after another.
 
-inline void wait_for_previous_launch() {}
-inline void allow_next_launch() {}
+inline void wait_for_previous_launch() { spkv_emulator::races::wait_for_previous_launch(); }
+inline void allow_next_launch() { spkv_emulator::races::allow_next_launch(); }
 
 // --- Matrix fragments
 
@@ -76,9 +77,11 @@ inline uint16_t matrix_element(void* const* records, int m, int row, int column)
 }
 
 template <bool kTransposed>
-void load_matrices_as(uint32_t (&m)[4], uint32_t address) {
+__forceinline__ void load_matrices_as(uint32_t (&m)[4], uint32_t address) {
   if (address % 16 != 0) spkv_emulator::fail("load_matrices from address %u", address);
+  namespace races = spkv_emulator::races;
   Matrices mine = {spkv_emulator::from_shared_address(address), {}};
+  races::access(mine.row, 16, races::kRead, races::here());
   spkv_emulator::meet("load_matrices", ~0u, &mine, [](void* const* records) {
     for (int lane = 0; lane < 32; lane++) {
       for (int i = 0; i < 4; i++) {
@@ -95,8 +98,8 @@ void load_matrices_as(uint32_t (&m)[4], uint32_t address) {
   memcpy(m, mine.m, sizeof(m));
 }
 
-inline void load_matrices(uint32_t (&m)[4], uint32_t address) { load_matrices_as<false>(m, address); }
-inline void load_matrices_transposed(uint32_t (&m)[4], uint32_t address) {
+__forceinline__ void load_matrices(uint32_t (&m)[4], uint32_t address) { load_matrices_as<false>(m, address); }
+__forceinline__ void load_matrices_transposed(uint32_t (&m)[4], uint32_t address) {
   load_matrices_as<true>(m, address);
 }
 

@@ -1,6 +1,8 @@
 // Streams, events, graphs and devices of the emulated runtime. Commands run when they are enqueued.
 #include "emulator/runtime.h"
 
+#include "emulator/races.h"
+
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -80,8 +82,9 @@ cudaError_t launch_kernel(const cudaLaunchConfig_t& config, const void* kernel, 
   for (unsigned i = 0; i < config.numAttrs; i++)
     if (compute_capability() < 90 && config.attrs[i].val.programmaticStreamSerializationAllowed)
       return result(cudaErrorNotSupported);
+  bool early = config.numAttrs > 0;
   return enqueue(config.stream, [=, thread = std::move(thread), shared_bytes = config.dynamicSmemBytes] {
-    run({grid, block, shared_bytes, parameters,
+    run({grid, block, shared_bytes, parameters, early,
          [](const void* closure) { (*static_cast<const std::function<void()>*>(closure))(); }, &thread});
   });
 }
@@ -236,7 +239,10 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   return result(cudaErrorInvalidValue);
 }
 
-cudaError_t cudaDeviceSynchronize() { return forbid_capture(); }
+cudaError_t cudaDeviceSynchronize() {
+  spkv_emulator::races::order_launches();
+  return forbid_capture();
+}
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
@@ -269,7 +275,10 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return forbid_capture(stream); }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  spkv_emulator::races::order_launches();
+  return forbid_capture(stream);
+}
 cudaError_t cudaStreamQuery(cudaStream_t stream) { return forbid_capture(stream); }
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
 

@@ -7,7 +7,7 @@
 namespace spkv {
 namespace cuda {
 
-inline void tensor_copy(uint32_t to, const TensorMap* map, int token, int head, uint32_t barrier) {
+__forceinline__ void tensor_copy(uint32_t to, const TensorMap* map, int token, int head, uint32_t barrier) {
   static const uint8_t zeros[16] = {};
   for (int panel = 0; panel < map->panels; panel++) {
     for (int row = 0; row < map->rows; row++, to += 128) {
@@ -21,9 +21,15 @@ inline void tensor_copy(uint32_t to, const TensorMap* map, int token, int head, 
   }
 }
 
-inline void bulk_add(float* to, uint32_t from, uint32_t bytes) {
+__forceinline__ void bulk_add(float* to, uint32_t from, uint32_t bytes) {
   if (from % 16 != 0 || reinterpret_cast<uintptr_t>(to) % 16 != 0 || bytes % 16 != 0)
     spkv_emulator::fail("bulk addition of %u bytes: not multiples of 16", bytes);
+  namespace races = spkv_emulator::races;
+  const void* code = races::here();
+  races::group_access(races::Group::kBulkReads, spkv_emulator::from_shared_address(from), bytes, races::kRead, code);
+  races::group_access(races::Group::kBulkResults, to, bytes, races::kAtomicWrite, code);
+  races::end_group(races::Group::kBulkReads);
+  races::Pause pause;
   for (uint32_t i = 0; i < bytes; i += 4) {
     float x;
     memcpy(&x, spkv_emulator::from_shared_address(from + i), 4);
@@ -31,7 +37,9 @@ inline void bulk_add(float* to, uint32_t from, uint32_t bytes) {
   }
 }
 
-inline void wait_for_bulk_reads() {}
+inline void wait_for_bulk_reads() {
+  spkv_emulator::races::wait_for_groups(spkv_emulator::races::Group::kBulkReads, 0);
+}
 
 }  // namespace cuda
 }  // namespace spkv

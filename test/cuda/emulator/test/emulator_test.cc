@@ -166,6 +166,15 @@ __global__ void deadlock_kernel() {
   if (threadIdx.x < 32) named_barrier<1, 64>();
 }
 
+__global__ void waiting_kernel() {
+  uint32_t barrier = shared_address(dynamic_shared());
+  if (threadIdx.x == 0) barrier_init(barrier, 2);
+  __syncthreads();
+  barrier_arrive(barrier);
+  barrier_wait(barrier, 0);
+  if (threadIdx.x == 1) barrier_wait(barrier, 1);
+}
+
 __global__ void parted_kernel(int* out) {
   out[threadIdx.x] = threadIdx.x < 16 ? __shfl_sync(~0u, 1, 0) : __reduce_add_sync(~0u, 1);
 }
@@ -184,6 +193,11 @@ void failures_show() {
                      launch(nullptr, {dim3(2), dim3(64)}, deadlock_kernel);
                    }),
          "a deadlock ends");
+  expect(ends_with("1 threads wait at an mbarrier, for parity 1 (shared address 16, in ",
+                   [] {
+                     launch(nullptr, {dim3(1), dim3(2), 8}, waiting_kernel);
+                   }),
+         "it says who waits where");
   Array<int> out(32);
   expect(ends_with("part",
                    [&] {
