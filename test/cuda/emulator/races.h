@@ -5,20 +5,16 @@
 // take the same path.
 //
 // What orders:
-//   __syncthreads and named barriers    what their threads did before, and what they do after
-//   __syncwarp                          the same; shuffles, votes and matrix instructions do not
-//   mbarriers                           what came before an arrival, and what comes after a wait for its
-//   phase
-//   __threadfence and atomics           what came before fence and atomic, and what comes after an atomic
-//   that
-//                                       has seen that one, and its fence; in the scope of the fence
-//   copies, matrix instructions         are agents of their own: begun after what their thread did before,
-//   over
-//                                       for those who have waited (for the mbarrier, for the group)
-//   publish_shared                      writes of threads, and accesses to them by copies and matrix
-//   instructions launches                            all of one and all of the next, but for one that begins
-//   early: there
-//                                       only wait_for_previous_launch does
+//   __syncthreads, named barriers    what their threads did before, and what they do after
+//   __syncwarp                       the same; shuffles, votes and matrix instructions do not
+//   mbarriers                        what came before an arrival, and what comes after a wait for its phase
+//   __threadfence with atomics       what came before the fence and its atomic, and what comes after another
+//                                    atomic that has seen it, and its fence; in the scope of the fence
+//   copies, matrix instructions      are agents of their own: they begin after what their thread did before,
+//                                    and end for those who have waited for the mbarrier or the group
+//   publish_shared                   writes of threads, and accesses to them by copies, matrix instructions
+//   launches                         all of one, and all of the next; of one that begins early, only what
+//                                    comes after wait_for_previous_launch
 //
 // Atomic accesses do not race with one another, nor do volatile ones. Streams count as one, and what the host
 // accesses is not looked at. In other builds nothing here does anything.
