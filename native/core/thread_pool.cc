@@ -27,6 +27,10 @@ uint64_t next_of(uint64_t ticket) { return ticket & kIndexMask; }
 constexpr int kSpins = 400;
 // Long enough to bridge the gap between two decode steps, short enough not to be seen in an idle process.
 constexpr auto kAwake = std::chrono::microseconds(300);
+// Others on the same core, the event loop first of all, get their turn after so long. The system itself takes
+// a core away from a thread that computes only at a tick, 4 ms apart on most machines. Shorter turns would give
+// away more of the core than their share to processes that compute all the time.
+constexpr auto kTurn = std::chrono::milliseconds(2);
 
 void pause_cpu() {
 #if defined(__x86_64__)
@@ -34,6 +38,14 @@ void pause_cpu() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
+}
+
+// Called between two items, when nobody waits for this thread.
+void give_others_a_turn() {
+  thread_local auto last = std::chrono::steady_clock::now();
+  if (std::chrono::steady_clock::now() - last < kTurn) return;
+  std::this_thread::yield();
+  last = std::chrono::steady_clock::now();
 }
 
 // One core id per physical core that the process may run on; empty where the system does not tell.
@@ -130,7 +142,10 @@ void ThreadPool::attach() {
 
 void ThreadPool::run(int64_t items, Body body, void* context) {
   if (items <= 1 || helpers_.empty()) {
-    for (int64_t i = 0; i < items; i++) body(context, i, 0);
+    for (int64_t i = 0; i < items; i++) {
+      body(context, i, 0);
+      give_others_a_turn();
+    }
     return;
   }
   for (; items > kMaxItems; items -= kMaxItems) {
@@ -167,6 +182,7 @@ bool ThreadPool::take_and_run(int thread) {
   // An item that is not done keeps its job alive, so body_ and context_ are those of this very job.
   body_(context_, static_cast<int64_t>(item), thread);
   done_.fetch_add(1, std::memory_order_release);
+  give_others_a_turn();
   return true;
 }
 
