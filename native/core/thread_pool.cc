@@ -28,8 +28,8 @@ constexpr int kSpins = 400;
 // Long enough to bridge the gap between two decode steps, short enough not to be seen in an idle process.
 constexpr auto kAwake = std::chrono::microseconds(300);
 // Others on the same core, the event loop first of all, get their turn after so long. The system itself takes
-// a core away from a thread that computes only at a tick, 4 ms apart on most machines. Shorter turns would give
-// away more of the core than their share to processes that compute all the time.
+// a core away from a thread that computes only at a tick, 4 ms apart on most machines. Shorter turns would
+// give more than their share to processes that compute all the time.
 constexpr auto kTurn = std::chrono::milliseconds(2);
 
 void pause_cpu() {
