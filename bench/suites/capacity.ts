@@ -109,7 +109,9 @@ async function longTexts(model: TextModel, name: string, { prompt, answer }: Tex
   const results: Result[] = [];
   for (const threshold of [0, THRESHOLD]) {
     const one = await crowd(model, randomPrompts(config, 1, prompt), answer, threshold);
-    const most = Math.max(1, Math.floor((threshold === 0 ? 1 : PLANNED) * poolBytes / one.bytes));
+    const fitting = Math.max(1, Math.floor(((threshold === 0 ? 1 : PLANNED) * poolBytes) / one.bytes));
+    const most = Math.min(fitting, Math.floor((0.9 * answer) / Math.ceil(prompt / model.chunk)));
+    if (most < fitting) tell(`${fitting} texts would fit; ${most} can be read before the first has ended`);
     const all = await crowd(model, randomPrompts(config, most, prompt), answer, threshold);
     const kept = threshold === 0 ? 'everything' : `density ${shown(all.density)}`;
     const result: Result = {
