@@ -52,7 +52,7 @@ const SMALL: Work = {
   batch: { count: 16, prompt: 256, answer: 48 },
 };
 
-/** How much of the pool is planned for: texts differ a little in what is kept of them. */
+/** How much of the pool is planned for: texts differ a little, and a piece of a prompt waits for room to keep all of it. */
 const PLANNED = 0.98;
 /** Steps of a full batch that are not counted: the first ones are recorded as a graph. */
 const WARM_UP = 4;
