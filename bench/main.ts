@@ -4,11 +4,14 @@
  *   npm run bench -- --suite engine --peer     many requests at once, against llama.cpp's batches
  *   npm run bench -- --suite large --peer      a random Llama of 100 M parameters against llama.cpp
  *   npm run bench -- --device cuda             whole steps of networks of real sizes, on a GPU
+ *   npm run bench -- --device cuda --suite capacity
+ *                                              32k-token texts of an 8B network at once, pruned and dense, on a GPU
  */
 import { parseArgs } from 'node:util';
 import { type Device, openDevice } from '../lib/ops.js';
 import { writeResults } from './harness.js';
 import { commit, machine } from './machine.js';
+import { capacitySuite } from './suites/capacity.js';
 import { constraintsSuite } from './suites/constraints.js';
 import { engineSuite } from './suites/engine.js';
 import { largeSuite } from './suites/large.js';
@@ -20,13 +23,14 @@ import { stepsSuite } from './suites/steps.js';
 import type { Settings, Suite } from './suites/suite.js';
 import { trainingSuite } from './suites/training.js';
 
-const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, engine: engineSuite, constraints: constraintsSuite, server: serverSuite, onnxruntime: onnxruntimeSuite, steps: stepsSuite, training: trainingSuite };
+const SUITES: Record<string, Suite> = { ops: operationsSuite, model: modelSuite, large: largeSuite, engine: engineSuite, capacity: capacitySuite, constraints: constraintsSuite, server: serverSuite, onnxruntime: onnxruntimeSuite, steps: stepsSuite, training: trainingSuite };
 /** What runs where no suite is named. */
 const DEFAULT = { cpu: 'ops,model', gpu: 'steps' };
-const HELP = `Usage: npm run bench -- [--suite ops|model|engine|constraints|server|onnxruntime|large|steps|training|all] [--peer] [--device cpu|cuda|cuda:N] [--threads N] [--repeats N]
+const HELP = `Usage: npm run bench -- [--suite ops|model|engine|capacity|constraints|server|onnxruntime|large|steps|training|all] [--peer] [--device cpu|cuda|cuda:N] [--threads N] [--repeats N]
 
   --suite    ops: single operations; model: the bundled code-6m; engine: the same with many requests
-             at once; constraints: texts within a JSON schema beside texts that are not; server: spkv serve with 64 clients, 10 s per repeat;
+             at once; capacity: long texts at once in one pool, pruned and dense, and what the engine
+             adds to a step: random weights, on a GPU those of an 8B network; constraints: texts within a JSON schema beside texts that are not; server: spkv serve with 64 clients, 10 s per repeat;
              onnxruntime: exported models on both routes, beside onnxruntime-node;
              large: a random Llama of 100 M parameters;
              steps: decode steps and prompts of networks of real sizes, for GPUs;

@@ -1,7 +1,9 @@
-import { ActivationMemory } from '../model/activations.js';
-import { forward, type Llama, project } from '../model/forward.js';
-import * as ops from '../ops.js';
+import type { Llama } from '../model/forward.js';
+import { LlamaNetwork } from '../model/llama-network.js';
+import type { StepMemory } from '../model/network.js';
+import type * as ops from '../ops.js';
 import type { Sequence } from '../ops.js';
+import { calibrate } from './calibrate.js';
 import { drawDensities, type Skew } from './densities.js';
 import { pagesNeeded } from './fill.js';
 import { THRESHOLD, WINDOW } from './geometries.js';
@@ -36,7 +38,7 @@ export async function benchmarkPrefill(
   const densities = drawDensities(config, settings.density, settings.skew, uniform(3));
   const run = new PrefillRun(llama, settings, densities);
   try {
-    await run.calibrate(signal);
+    await run.calibrate(densities, signal);
     const times: number[] = [];
     let measuredDensity = 0;
     for (let repeat = 0; repeat <= settings.repeats; repeat++) {
@@ -53,11 +55,10 @@ export async function benchmarkPrefill(
 }
 
 class PrefillRun {
-  readonly #llama: Llama;
+  readonly #network: LlamaNetwork;
   readonly #settings: PrefillSettings;
-  readonly #densities: Float32Array;
   readonly #cache: ops.KvCache;
-  readonly #memory: ActivationMemory;
+  readonly #memory: StepMemory;
   readonly #logits: ops.Tensor;
   readonly #ids: Int32Array;
 
@@ -65,44 +66,21 @@ class PrefillRun {
     const { config } = llama;
     const { device } = llama.weights.embedding;
     const { layers, kvHeads, headDim, vocabSize } = config;
-    this.#llama = llama;
+    this.#network = new LlamaNetwork(llama);
     this.#settings = settings;
-    this.#densities = densities;
     // What the predictors keep may miss the drawn share: room for twice as much, where there is more to keep.
     const roomy = densities.map((density) => Math.min(1, 2 * density + 0.05));
     const capacityPages = pagesNeeded(1, settings.tokens, roomy);
     this.#cache = device.createCache({ layers, kvHeads, headDim, window: WINDOW, dtype: settings.cacheDtype, capacityPages });
-    this.#memory = new ActivationMemory(device, config, llama.weights, settings.chunk);
+    this.#memory = this.#network.createMemory(settings.chunk);
     this.#logits = device.tensor('f32', [1, vocabSize]);
     const next = uniform(4);
     this.#ids = Int32Array.from({ length: settings.tokens }, () => Math.floor(next() * vocabSize));
   }
 
-  /** Moves every predictor's bias so that it keeps its drawn share of a first chunk. */
-  async calibrate(signal?: AbortSignal): Promise<void> {
-    const { config, weights } = this.#llama;
-    const sequence = await this.#cache.createSequence({ threshold: THRESHOLD });
-    try {
-      signal?.throwIfAborted();
-      const utilities = this.#enqueue(sequence, 0).utilities!;
-      const rows = utilities.shape[1]!;
-      const values = await utilities.readFloats();
-      for (const [layer, { predictor }] of weights.layers.entries()) {
-        const bias = Float32Array.from({ length: config.kvHeads }, (_, head) => {
-          const logits = Float32Array.from({ length: rows }, (_row, row) => {
-            const utility = values[(layer * rows + row) * config.kvHeads + head]!;
-            return Math.log(utility / (1 - utility));
-          }).sort();
-          const density = this.#densities[layer * config.kvHeads + head]!;
-          if (density <= 0) return -1e4;
-          if (density >= 1) return 1e4;
-          return -logits[Math.min(rows - 1, Math.floor((1 - density) * rows))]!;
-        });
-        predictor!.bias.write(bias);
-      }
-    } finally {
-      await sequence.dispose();
-    }
+  /** Sets the predictors by the first chunk. */
+  async calibrate(densities: Float32Array, signal?: AbortSignal): Promise<void> {
+    await calibrate(this.#network, this.#cache, this.#ids.subarray(0, this.#settings.chunk), densities, signal);
   }
 
   async prompt(signal?: AbortSignal): Promise<{ seconds: number; density: number }> {
@@ -114,9 +92,7 @@ class PrefillRun {
       const start = performance.now();
       for (let from = 0; from < tokens; from += chunk) {
         signal?.throwIfAborted();
-        const a = this.#enqueue(sequence, from);
-        const last = a.normed.shape[0]! - 1;
-        if (from + chunk >= tokens) project(this.#llama, this.#logits, a.normed.slice(0, last, last + 1));
+        this.#enqueue(sequence, from);
       }
       await this.#logits.read();
       const seconds = (performance.now() - start) / 1000;
@@ -128,17 +104,18 @@ class PrefillRun {
     }
   }
 
-  #enqueue(sequence: Sequence, from: number) {
+  /** Enqueues a chunk; behind the last one the logits of the last token. */
+  #enqueue(sequence: Sequence, from: number): void {
     const { device } = this.#logits;
     const ids = this.#ids.subarray(from, from + this.#settings.chunk);
-    const a = this.#memory.take(ids.length);
-    a.ids.write(ids);
-    const slots = device.from(Int32Array.of(sequence.slot));
-    const offsets = device.from(Int32Array.of(0, ids.length));
-    forward(this.#llama, a, this.#cache, { slots, offsets });
-    ops.insert(this.#cache, a.keys, a.values, a.utilities, slots, offsets);
+    const step = this.#memory.take(ids.length);
+    step.ids.write(ids);
+    using slots = device.from(Int32Array.of(sequence.slot));
+    using offsets = device.from(Int32Array.of(0, ids.length));
+    using rows = device.from(Int32Array.of(ids.length - 1));
+    const last = from + ids.length === this.#ids.length;
+    step.forward(this.#cache, { slots, offsets, ...(last && { logits: this.#logits, rows }) });
     sequence.advance(ids.length);
-    return a;
   }
 
   dispose(): void {
