@@ -106,7 +106,7 @@ test.each([511, 1, 7, 64, 127, 128, 129, 500])('greedy tokens after a prompt in 
   await sequence.dispose();
 });
 
-// Keys and values keep 4 significant bits of every number. Measured: the table in models/code-6m-spkv/README.md.
+// Keys and values keep 4 significant bits of every number. Measured: docs/measurements.md.
 describe('an fp8 cache', () => {
   let rounded: TextModel;
   beforeAll(async () => {

@@ -1,8 +1,10 @@
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { bf16ToFloats, floatsToBf16, liveAllocations, SpkvError, Tensor } from '../lib/ops.js';
 import * as ops from '../lib/ops.js';
 import { collectGarbage, testDevice } from './support/device.js';
 import { expectError } from './support/errors.js';
+import { MODEL_DIR } from './support/golden.js';
 
 const device = testDevice();
 
@@ -139,7 +141,7 @@ test('a mismatch names both places', () => {
 });
 
 test('a mapped file is read where it lies, and never written', async () => {
-  const path = 'models/code-6m-spkv/config.json';
+  const path = join(MODEL_DIR, 'config.json');
   const bytes = readFileSync(path);
   const mapped = device.map(path, 3, 'u8', [20]);
   expect(Buffer.from((await mapped.read()) as Uint8Array)).toEqual(bytes.subarray(3, 23));

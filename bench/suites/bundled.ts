@@ -1,5 +1,5 @@
 /** The bundled model and its text, for spkv and for llama.cpp. */
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { bestLlamaCpp } from '../harness.js';
@@ -27,12 +27,12 @@ export async function llamaOnBundled(mode: 'prefill' | 'decode' | 'decode-batch'
   return { name: `llama.cpp ${best.model}, threads ${best.threads}`, value: best.tokensPerSecond };
 }
 
-/** The weights in the element types that llama.cpp may run fastest in. */
+/** The weights in the element types that llama.cpp may run fastest in; made anew each time, lest they be those of an earlier model. */
 function ggufFiles(): string[] {
   mkdirSync(CACHE, { recursive: true });
   return (['bf16', 'f16'] as const).map((type) => {
     const path = join(CACHE, `code-6m-${type}.gguf`);
-    if (!existsSync(path)) writeGguf(path, readCheckpoint(MODEL), type);
+    writeGguf(path, readCheckpoint(MODEL), type);
     return path;
   });
 }

@@ -32,17 +32,24 @@ struct PrefillConfig {
   using Group = AttentionGroup<dim>;
 };
 
+// A tile on its way from the warp that finds it to the others. All of it lies behind one address, since the
+// warps that feed have no register for a second.
+template <typename C>
+struct TileBuffer {
+  PrefillItem<C::kDim> item;          // one without pages ends the block
+  const float* query_rows[C::kRows];  // where they are; those behind the last repeat it
+  uint64_t full, empty;
+};
+
 template <typename C>
 struct alignas(1024) PrefillMemory {
   uint8_t keys[C::kStages][C::Group::kKeyBytes];
   uint8_t values[C::kStages][C::Group::kKeyBytes];
   uint8_t queries[kQuerySlots][C::kGroups][C::Group::kQueryBytes];
-  PrefillItem<C::kDim> tiles[kTileSlots];         // one without pages ends the block
-  const float* query_rows[kTileSlots][C::kRows];  // where they are; those behind the last repeat it
-  PageMask masks[C::kStages][2];                  // of pairs 0..63 and 64..127 of the keys
+  TileBuffer<C> tiles[kTileSlots];
+  PageMask masks[C::kStages][2];  // of pairs 0..63 and 64..127 of the keys
   uint64_t keys_full[C::kStages], keys_empty[C::kStages];
   uint64_t values_full[C::kStages], values_empty[C::kStages];
-  uint64_t tile_full[kTileSlots], tile_empty[kTileSlots];
   uint64_t queries_full[kQuerySlots], queries_empty[kQuerySlots];
 };
 

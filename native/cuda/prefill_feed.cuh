@@ -1,4 +1,5 @@
-// The warpgroup that feeds a block of prefill attention on Hopper.
+// The warpgroup that feeds a block of prefill attention on Hopper. For D = 64 its threads have 32 registers,
+// and use all: one more number to keep would go to local memory, which CI refuses.
 #pragma once
 
 #include "cuda/prefill_block.cuh"
@@ -21,9 +22,8 @@ class PageFeed {
       int rows = page < pages ? min(walk.pairs(page), kPageSlots) : 0;
       PageMask mask = {0, PageMask::kBehind, 0};
       if (page < pages) mask = walk.mask_of(step, page);
-      int count = min(32, pages - first);
 #pragma unroll 1
-      for (int i = 0; i < count; i += 2) {
+      for (int i = 0; i < 32 && first + i < pages; i += 2) {
         bool mine = (lane & ~1) == i;
         barrier_wait(shared_address(&memory_->keys_empty[at_.index]), at_.phase ^ 1);
         if (mine) memory_->masks[at_.index][lane % 2] = mask;
@@ -88,12 +88,12 @@ __device__ __forceinline__ void feed_pages(const PrefillStep& step, PrefillMemor
   PageFeed<C> feed(memory);
   RingPosition<kTileSlots> slot;
   while (true) {
-    barrier_wait(shared_address(&memory->tile_full[slot.index]), slot.phase);
-    const Walk<C::kDim>& walk = memory->tiles[slot.index].walk;
-    if (walk.pages == 0) return;
-    feed.feed(step, walk);
+    TileBuffer<C>& tile = memory->tiles[slot.index];
+    barrier_wait(shared_address(&tile.full), slot.phase);
+    if (tile.item.walk.pages == 0) return;
+    feed.feed(step, tile.item.walk);
     __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&memory->tile_empty[slot.index]));
+    if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&tile.empty));
     slot.advance();
   }
 }
@@ -106,26 +106,27 @@ __device__ __forceinline__ void feed_tiles(const PrefillStep& step, PrefillMemor
   RingPosition<kTileSlots> slot;
   int items = step.item_count(C::kRows), item = blockIdx.x, lane = threadIdx.x % 32;
   while (true) {
-    PrefillItem<C::kDim>& tile = memory->tiles[slot.index];
+    TileBuffer<C>& tile = memory->tiles[slot.index];
     if (lane == 0) {
-      barrier_wait(shared_address(&memory->tile_empty[slot.index]), slot.phase ^ 1);
-      tile.walk.pages = 0;  // the end, if there is no other
+      barrier_wait(shared_address(&tile.empty), slot.phase ^ 1);
+      tile.item.walk.pages = 0;  // the end, if there is no other
       while (item < items) {
-        bool any = tile.begin(step, item, items, C::kRows);
+        bool any = tile.item.begin(step, item, items, C::kRows);
         item = static_cast<int>(gridDim.x) + atomicAdd(step.next_item, 1);
         if (any) break;
       }
     }
     __syncwarp();
-    const TileRows& rows = tile.rows;
-    bool end = tile.walk.pages == 0;
+    const TileRows& rows = tile.item.rows;
+    bool end = tile.item.walk.pages == 0;
+#pragma unroll 1
     for (int row = lane; !end && row < C::kRows; row += 32) {
       const float* q = rows.of(step.q, min(row, rows.count - 1));
-      memory->query_rows[slot.index][row] = q;
+      tile.query_rows[row] = q;
       for (int d = 0; d < C::kDim; d += kLine) prefetch_line(q + d);
     }
     __syncwarp();
-    if (lane == 0) barrier_arrive(shared_address(&memory->tile_full[slot.index]));
+    if (lane == 0) barrier_arrive(shared_address(&tile.full));
     if (end) return;
     slot.advance();
   }
@@ -159,13 +160,14 @@ __device__ __forceinline__ void feed_queries(const PrefillStep& step, PrefillMem
   RingPosition<kTileSlots> slot;
   RingPosition<kQuerySlots> at;
   while (true) {
-    barrier_wait(shared_address(&memory->tile_full[slot.index]), slot.phase);
-    if (memory->tiles[slot.index].walk.pages == 0) return;
+    const TileBuffer<C>& tile = memory->tiles[slot.index];
+    barrier_wait(shared_address(&tile.full), slot.phase);
+    if (tile.item.walk.pages == 0) return;
     barrier_wait(shared_address(&memory->queries_empty[at.index]), at.phase ^ 1);
     if (step.q.vectors) {
-      load_queries<C, true>(memory->query_rows[slot.index], memory->queries[at.index]);
+      load_queries<C, true>(tile.query_rows, memory->queries[at.index]);
     } else {
-      load_queries<C, false>(memory->query_rows[slot.index], memory->queries[at.index]);
+      load_queries<C, false>(tile.query_rows, memory->queries[at.index]);
     }
     publish_shared();
     __syncwarp();

@@ -25,11 +25,11 @@ class Compute {
 
   __device__ __forceinline__ void run() {
     while (true) {
-      barrier_wait(shared_address(&memory_->tile_full[slot_.index]), slot_.phase);
-      const PrefillItem<C::kDim>& tile = memory_->tiles[slot_.index];
-      if (tile.walk.pages == 0) return;
-      attend(tile);
-      release(&memory_->tile_empty[slot_.index]);
+      TileBuffer<C>& tile = memory_->tiles[slot_.index];
+      barrier_wait(shared_address(&tile.full), slot_.phase);
+      if (tile.item.walk.pages == 0) return;
+      attend(tile.item);
+      release(&tile.empty);
       slot_.advance();
     }
   }
@@ -174,8 +174,10 @@ __device__ __forceinline__ void begin_block(PrefillMemory<C>* memory) {
     init(memory->keys_empty, C::kStages, kUsers);
     init(memory->values_full, C::kStages, 2);
     init(memory->values_empty, C::kStages, kUsers);
-    init(memory->tile_full, kTileSlots, 1);
-    init(memory->tile_empty, kTileSlots, kUsers + 1);  // with the warp that streams pages
+    for (TileBuffer<C>& tile : memory->tiles) {
+      init(&tile.full, 1, 1);
+      init(&tile.empty, 1, kUsers + 1);  // with the warp that streams pages
+    }
     init(memory->queries_full, kQuerySlots, kQueryWarps);
     init(memory->queries_empty, kQuerySlots, kUsers);
     barrier_init_fence();

@@ -6,7 +6,7 @@ import { createServer } from '../../lib/server/server.js';
 import { testDevice } from '../support/device.js';
 import { until } from '../support/engine.js';
 import { temporaryDirectory } from '../support/files.js';
-import { MODEL_DIR } from '../support/golden.js';
+import { MODEL_DIR, MODEL_NAME } from '../support/golden.js';
 import { chatModel, type Running, startServer } from '../support/server.js';
 import { asked, openBrowser, openPage, shownShares, shownText } from './browser.js';
 
@@ -62,7 +62,7 @@ test('the text streams in, its heat map grows with it, and both end as the API h
   await page.getByLabel('Most tokens').fill('600');
   await page.getByRole('button', { name: 'Write' }).click();
   await page.getByText(/^Done: 600 tokens, \d+ % kept$/).waitFor();
-  const { body } = await running.post('/v1/completions', { model: 'code-6m-spkv', prompt: PROMPT, max_tokens: 600, temperature: 0, report: 'tokens' });
+  const { body } = await running.post('/v1/completions', { model: MODEL_NAME, prompt: PROMPT, max_tokens: 600, temperature: 0, report: 'tokens' });
   const [cache] = body.usage.cache as { densities: number[][]; density: number; length: number }[];
   expect(await shownText(page)).toBe(`${body.choices[0].kept[0].special}${PROMPT}${body.choices[0].text}`);
   expect(await shownShares(page)).toEqual(cache!.densities.flat().map(percent));
@@ -159,7 +159,7 @@ test('where there are keys it asks for one, and keeps it to itself', async () =>
   await page.getByRole('alert').filter({ hasText: 'not one of this server' }).waitFor();
   await field.fill('right');
   await page.getByRole('button', { name: 'Use' }).click();
-  await page.locator('.facts').getByText('code-6m-spkv').waitFor();
+  await page.locator('.facts').getByText(MODEL_NAME).waitFor();
   expect(await field.isVisible()).toBe(false);
   await page.getByRole('textbox', { name: 'Prompt' }).fill('def walk(');
   await page.getByRole('button', { name: 'Write' }).click();
@@ -184,7 +184,7 @@ test('what a model writes is text, whatever it looks like', async () => {
   await page.getByText(/^Done/).waitFor();
   expect(await shownText(page)).toBe(`P${evil}<b>x</b>`);
   expect(await page.locator('#text img, #text script, #text b').count()).toBe(0);
-  expect(await page.title()).toBe('code-6m-spkv · spkv');
+  expect(await page.title()).toBe(`${MODEL_NAME} · spkv`);
   expect(problems).toEqual([]);
   await page.context().close();
 });

@@ -6,6 +6,7 @@ import { writeSafetensors } from '../../lib/checkpoint/safetensors-write.js';
 import { SPKV, tinyConfig, tinyTensors, writeTinyCheckpoint, type Json } from '../support/checkpoints.js';
 import { expectError, survives } from '../support/errors.js';
 import { damage, temporaryDirectory } from '../support/files.js';
+import { MODEL_DIR } from '../support/golden.js';
 
 const root = temporaryDirectory();
 let count = 0;
@@ -20,11 +21,11 @@ function edit(path: string, change: (json: any) => unknown): void {
   writeFileSync(path, JSON.stringify(change(json) ?? json));
 }
 
-test('opens the bundled model', async () => {
-  const checkpoint = await openCheckpoint('models/code-6m-spkv');
+test('opens the golden model', async () => {
+  const checkpoint = await openCheckpoint(MODEL_DIR);
   expect(checkpoint.config.spkv?.window).toBe(128);
   expect(checkpoint.hasTokenizer).toBe(true);
-  expect(checkpoint.files).toEqual([join('models/code-6m-spkv', 'model.safetensors')]);
+  expect(checkpoint.files).toEqual([join(MODEL_DIR, 'model.safetensors')]);
   expect(checkpoint.bytes).toBe(12246096 - 11824);
   expect(checkpoint.unread()).toHaveLength(106);
 });

@@ -1,10 +1,12 @@
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import fc from 'fast-check';
 import { LIMITS, parseConfig } from '../../lib/checkpoint/config.js';
 import { parseJsonObject } from '../../lib/json.js';
 import { SPKV, tinyConfig, type Json } from '../support/checkpoints.js';
 import { expectError, survives } from '../support/errors.js';
 import { damage } from '../support/files.js';
+import { MODEL_DIR } from '../support/golden.js';
 
 const parse = (json: Json) => parseConfig(json, 'config.json');
 
@@ -17,8 +19,8 @@ function without(json: Json, field: string): Json {
 const refused = (changes: Json, ...parts: (string | RegExp)[]) => expectError(() => parse(tinyConfig('llama', changes)), 'UNSUPPORTED', 'config.json', ...parts);
 const malformed = (changes: Json, ...parts: (string | RegExp)[]) => expectError(() => parse(tinyConfig('llama', changes)), 'FILE', 'config.json', ...parts);
 
-test('reads the bundled model', () => {
-  const path = 'models/code-6m-spkv/config.json';
+test('reads the golden model', () => {
+  const path = join(MODEL_DIR, 'config.json');
   expect(parseConfig(JSON.parse(readFileSync(path, 'utf8')), path)).toEqual({
     family: 'llama',
     vocabSize: 320,

@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { readSafetensorsHeader } from '../../lib/checkpoint/safetensors.js';
 import { expectError, survives } from '../support/errors.js';
 import { damage, rawSafetensors, temporaryDirectory } from '../support/files.js';
+import { MODEL_DIR } from '../support/golden.js';
 
 const dir = temporaryDirectory();
 let files = 0;
@@ -17,8 +18,8 @@ function write(bytes: Buffer): string {
 const read = (header: unknown, dataBytes = 0) => readSafetensorsHeader(write(rawSafetensors(header, dataBytes)));
 const tensor = (dtype: unknown, shape: unknown, begin: unknown, end: unknown) => ({ dtype, shape, data_offsets: [begin, end] });
 
-test('reads the header of the bundled model', async () => {
-  const path = 'models/code-6m-spkv/model.safetensors';
+test('reads the header of the golden model', async () => {
+  const path = join(MODEL_DIR, 'model.safetensors');
   const header = await readSafetensorsHeader(path);
   expect(header).toMatchObject({ path, dataStart: 8 + 11816, fileBytes: 12246096, metadata: { format: 'pt' } });
   expect(header.tensors.size).toBe(8 * 13 + 2);
@@ -127,7 +128,7 @@ test('refuses metadata that is not strings', async () => {
 });
 
 test('a damaged header gives a valid result or a file error', async () => {
-  const original = readFileSync('models/code-6m-spkv/model.safetensors');
+  const original = readFileSync(join(MODEL_DIR, 'model.safetensors'));
   const headerEnd = 8 + Number(original.readBigUInt64LE());
   const path = write(original);
   // Only the header is rewritten for every run: the file keeps its length unless it is cut.

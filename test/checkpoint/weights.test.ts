@@ -1,8 +1,10 @@
+import { BUNDLED_MODEL } from '../../lib/bundled.js';
 import { openCheckpoint } from '../../lib/checkpoint/checkpoint.js';
 import { parseConfig } from '../../lib/checkpoint/config.js';
 import { checkedWeightPlan, planTensors, weightPlan } from '../../lib/checkpoint/weights.js';
 import { SPKV, tinyConfig, type Json } from '../support/checkpoints.js';
 import { expectError } from '../support/errors.js';
+import { MODEL_DIR } from '../support/golden.js';
 
 const parse = (json: Json) => parseConfig(json, 'config.json');
 
@@ -10,8 +12,8 @@ const parse = (json: Json) => parseConfig(json, 'config.json');
 const checkpoint = (config: Json, names: Iterable<string>) => ({ config: parse(config), tensors: new Set(names), listing: 'model.safetensors' });
 const namesOf = (config: Json) => planTensors(weightPlan(parse(config))).map(({ name }) => name);
 
-test('covers every tensor of the bundled model, with its shape', async () => {
-  const opened = await openCheckpoint('models/code-6m-spkv');
+test.each([['golden', MODEL_DIR], ['bundled', BUNDLED_MODEL]])('covers every tensor of the %s model, with its shape', async (_, dir) => {
+  const opened = await openCheckpoint(dir);
   const plan = checkedWeightPlan(opened);
   expect(plan.dense).toBe(false);
   expect(plan.lmHead).toBeUndefined();

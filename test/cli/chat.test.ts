@@ -5,7 +5,7 @@ import { jsonLines, spkv } from '../support/cli.js';
 import { temporaryDirectory } from '../support/files.js';
 import { MODEL_DIR } from '../support/golden.js';
 
-/** The bundled model with a chat template, by which turns are comments. */
+/** The golden model with a chat template, by which turns are comments. */
 const dir = temporaryDirectory();
 for (const name of ['config.json', 'model.safetensors', 'tokenizer.json']) symlinkSync(join(MODEL_DIR, name), join(dir, name));
 const TEMPLATE = "{% for m in messages %}# {{ m.role }}:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}# assistant:{% endif %}";

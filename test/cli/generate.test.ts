@@ -3,9 +3,10 @@ import { join } from 'node:path';
 import type { GenerationResult } from '../../lib/index.js';
 import { type CliOptions, jsonLines, spkv } from '../support/cli.js';
 import { temporaryDirectory } from '../support/files.js';
+import { MODEL_DIR } from '../support/golden.js';
 
 const dir = temporaryDirectory();
-const generate = (args: string[], options?: CliOptions) => spkv(['generate', ...args], options);
+const generate = (args: string[], options?: CliOptions) => spkv(['generate', '--model', MODEL_DIR, ...args], options);
 const PROMPT = 'class Stack:\n    """';
 
 test('streams the text to stdout and a summary to stderr', async () => {
@@ -75,7 +76,7 @@ describe('refuses', () => {
     ['a schema file that is no JSON', ['x', '--json-schema', 'README.md'], 1, 'FILE', 'README.md'],
     ['a wrong expression', ['x', '--regex', '('], 2, 'INVALID_ARGUMENT', 'a regular expression'],
     ['a missing prompt file', ['--file', 'no-such-file.txt'], 1, 'FILE', 'no-such-file.txt'],
-    ['a prompt file that is not text', ['--file', 'models/code-6m-spkv/model.safetensors'], 1, 'FILE', 'not UTF-8'],
+    ['a prompt file that is not text', ['--file', join(MODEL_DIR, 'model.safetensors')], 1, 'FILE', 'not UTF-8'],
     ['a device that is not there', ['x', '--device', 'cuda:9999'], 1, 'DEVICE', 'cuda:9999'],
     ['a device that is none', ['x', '--device', 'gpu'], 2, 'INVALID_ARGUMENT', 'cuda:0 for --device but received "gpu"'],
     ['threads on a GPU', ['x', '--device', 'cuda:0', '--threads', '2'], 2, 'INVALID_ARGUMENT', '"threads"'],

@@ -1,10 +1,12 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { BUNDLED_MODEL } from '../../lib/index.js';
 import { type CliOptions, jsonLines, spkv, withoutColors } from '../support/cli.js';
 import { temporaryDirectory } from '../support/files.js';
+import { MODEL_DIR } from '../support/golden.js';
 
 const dir = temporaryDirectory();
-const inspect = (args: string[], options?: CliOptions) => spkv(['inspect', ...args], options);
+const inspect = (args: string[], options?: CliOptions) => spkv(['inspect', '--model', MODEL_DIR, ...args], options);
 
 test('shows architecture, parameters and memory without reading the weights', async () => {
   const { code, stdout, stderr } = await inspect([]);
@@ -57,6 +59,12 @@ test('--json has everything, and a long text is cut to the positions of the mode
   const [without] = jsonLines<Report>(plain);
   expect(without!.measurement).toBeUndefined();
   expect(without!.memory).toMatchObject({ cacheDtype: 'f32', denseBytesPerThousandTokens: 8_192_000 });
+});
+
+test('without --model it is the bundled model', async () => {
+  const [unnamed, named] = await Promise.all([spkv(['inspect', '--json']), inspect(['--json', '--model', BUNDLED_MODEL])]);
+  expect(jsonLines<{ model: string }>(unnamed)[0]).toMatchObject({ model: BUNDLED_MODEL, tokenizer: true });
+  expect(unnamed).toEqual(named);
 });
 
 test('refuses a missing file', async () => {

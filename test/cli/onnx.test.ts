@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { type Json, tinyConfig, writeRandomCheckpoint } from '../support/checkpoints.js';
 import { jsonLines, spkv } from '../support/cli.js';
 import { temporaryDirectory } from '../support/files.js';
+import { MODEL_DIR } from '../support/golden.js';
 import { writeDecoder } from '../support/onnx-decoders.js';
 
 const root = temporaryDirectory();
@@ -12,7 +13,7 @@ test('export-onnx writes a model and says what', async () => {
   const plain = await spkv(['export-onnx', '--out', out, '--dtype', 'int4', '--form', 'parts']);
   expect(plain).toEqual({ code: 0, stdout: expect.stringMatching(/^Wrote .*exported: 9 parts, weights int4\.\n$/), stderr: '' });
   expect(readdirSync(out)).toEqual(expect.arrayContaining(['part-8.onnx', 'tokenizer.json', 'weights.bin']));
-  const json = await spkv(['export-onnx', '--out', out, '--json']);
+  const json = await spkv(['export-onnx', '--model', MODEL_DIR, '--out', out, '--json']);
   expect(jsonLines<Json>(json)[0]).toMatchObject({ dtype: 'f32', graph: 'model.onnx', model: { layers: 8 }, spkv: { window: 128 } });
 });
 

@@ -113,7 +113,7 @@ test('random requests, lengths, priorities and leavers in pools of all sizes', a
   expect(hits).toBeGreaterThan(0);
 });
 
-test('the bundled model writes the same alone and among others, to the bit', async () => {
+test('the golden model writes the same alone and among others, to the bit', async () => {
   const model = await loadModel(MODEL_DIR, { device, kvMemory: 1 << 26 });
   const sample = readFileSync('models/sample.py', 'utf8');
   const prompts = [0, 200, 450, 700, 800].map((start, i) => sample.slice(start, start + 40 + i * 170));

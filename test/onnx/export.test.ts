@@ -38,11 +38,11 @@ async function exported(dir: string, name: string, options?: ExportOptions): Pro
 const LOGITS = 1e-3;
 const TOKENS = 320;
 
-describe('the bundled model in f32', () => {
+describe('the golden model in f32', () => {
   let parts: PartsModel;
   let data: Awaited<ReturnType<typeof golden>>;
   beforeAll(async () => {
-    parts = await PartsModel.open(await exported(MODEL_DIR, 'bundled'));
+    parts = await PartsModel.open(await exported(MODEL_DIR, 'golden'));
     data = await golden();
   });
   const ids = () => Array.from(data.ints('input_ids').subarray(0, TOKENS));

@@ -13,6 +13,7 @@ import { openDevice } from '../../lib/ops.js';
 import { writeAttentionModel } from '../support/attention-model.js';
 import { errorOf, expectError } from '../support/errors.js';
 import { temporaryDirectory } from '../support/files.js';
+import { MODEL_DIR } from '../support/golden.js';
 
 const GEOMETRY = { heads: 4, kvHeads: 2, headDim: 8, window: 16 };
 const root = temporaryDirectory();
@@ -59,7 +60,7 @@ describe('the installed onnxruntime-node', () => {
 });
 
 describe('directories', () => {
-  test('a checkpoint', () => expectError(() => loadModel('models/code-6m-spkv'), 'FILE', 'spkv-onnx.json'));
+  test('a checkpoint', () => expectError(() => loadModel(MODEL_DIR), 'FILE', 'spkv-onnx.json'));
 
   test.each([['parts', 'graph'], ['graph', 'parts']] as const)('one without %s', async (missing, other) => {
     const dir = await exported();

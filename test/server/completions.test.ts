@@ -3,7 +3,7 @@ import OpenAI from 'openai';
 import { loadModel, type TextModel } from '../../lib/index.js';
 import { testDevice } from '../support/device.js';
 import { expectFree, until } from '../support/engine.js';
-import { MODEL_DIR } from '../support/golden.js';
+import { MODEL_DIR, MODEL_NAME } from '../support/golden.js';
 import { type Running, sseEvents, startServer } from '../support/server.js';
 
 let model: TextModel;
@@ -20,16 +20,15 @@ afterAll(async () => {
   model.dispose();
 });
 
-const NAME = 'code-6m-spkv';
 const PROMPT = 'import os\n\ndef walk(';
-const GREEDY = { model: NAME, temperature: 0 } as const;
+const GREEDY = { model: MODEL_NAME, temperature: 0 } as const;
 
 test('a text is what the model writes by itself', async () => {
   const expected = model.generate(PROMPT, { maxTokens: 40 });
   const text = await expected.text();
   const { usage } = await expected.result;
   const answer = await client.completions.create({ ...GREEDY, prompt: PROMPT, max_tokens: 40 });
-  expect(answer).toMatchObject({ object: 'text_completion', model: NAME, choices: [{ index: 0, text, logprobs: null, finish_reason: 'length' }] });
+  expect(answer).toMatchObject({ object: 'text_completion', model: MODEL_NAME, choices: [{ index: 0, text, logprobs: null, finish_reason: 'length' }] });
   expect(answer.id).toMatch(/^cmpl-/);
   expect(Math.abs(answer.created - Date.now() / 1000)).toBeLessThan(60);
   expect(answer.usage).toMatchObject({ prompt_tokens: usage.promptTokens, completion_tokens: 40, total_tokens: usage.promptTokens + 40 });
@@ -63,7 +62,7 @@ test('several prompts with several texts each, whole and streamed', async () => 
   const options = { temperature: 0.8, seed: 5, maxTokens: 12 };
   const expected: string[] = [];
   for (const prompt of prompts) for (const i of [0, 1]) expected.push(await model.generate(prompt, { ...options, seed: 5 + i }).text());
-  const fields = { model: NAME, prompt: prompts, n: 2, temperature: 0.8, seed: 5, max_tokens: 12 } as const;
+  const fields = { model: MODEL_NAME, prompt: prompts, n: 2, temperature: 0.8, seed: 5, max_tokens: 12 } as const;
   const whole = await client.completions.create({ ...fields, prompt: [...prompts] });
   expect(whole.choices.map(({ index, text }) => [index, text])).toEqual(expected.map((text, index) => [index, text]));
   const texts = ['', '', '', ''];
@@ -96,7 +95,7 @@ test('sampling, penalties, stop strings and the threshold are those of the libra
 
 test('without a seed every answer is another one', async () => {
   // Long enough that no two will ever be the same by chance.
-  const fields = { model: NAME, prompt: PROMPT, max_tokens: 200, ignore_eos: true } as OpenAI.CompletionCreateParamsNonStreaming;
+  const fields = { model: MODEL_NAME, prompt: PROMPT, max_tokens: 200, ignore_eos: true } as OpenAI.CompletionCreateParamsNonStreaming;
   const texts = await Promise.all(Array.from({ length: 4 }, () => client.completions.create(fields)));
   expect(new Set(texts.map(({ choices }) => choices[0]!.text)).size).toBe(4);
 });
@@ -131,7 +130,7 @@ test('the client\'s own errors', async () => {
   await expect(client.completions.create({ ...GREEDY, prompt: 'a'.repeat(4000), max_tokens: 100 })).rejects.toMatchObject({ status: 400, param: 'max_tokens', code: 'context_length_exceeded' });
   await expect(client.completions.create({ ...GREEDY, prompt: 'a', n: 2, best_of: 3 })).rejects.toMatchObject({ status: 400, param: 'best_of' });
   await expect(client.completions.create({ ...GREEDY, prompt: ['a', 'b'], n: 65 })).rejects.toMatchObject({ status: 400, param: 'n' });
-  await expect(client.embeddings.create({ model: NAME, input: 'a' })).rejects.toMatchObject({ constructor: OpenAI.NotFoundError, status: 404 });
+  await expect(client.embeddings.create({ model: MODEL_NAME, input: 'a' })).rejects.toMatchObject({ constructor: OpenAI.NotFoundError, status: 404 });
 });
 
 test('a stream that its reader leaves is broken off', async () => {

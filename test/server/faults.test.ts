@@ -5,7 +5,7 @@ import { type Engine, loadModel, type Request, type TextModel } from '../../lib/
 import { testDevice } from '../support/device.js';
 import { begun, expectFree, until } from '../support/engine.js';
 import { temporaryDirectory } from '../support/files.js';
-import { MODEL_DIR } from '../support/golden.js';
+import { MODEL_DIR, MODEL_NAME } from '../support/golden.js';
 import { chatModel, type Running, sseEvents, startServer } from '../support/server.js';
 
 const device = testDevice();
@@ -17,7 +17,7 @@ beforeAll(async () => {
 afterEach(() => expectFree(model));
 afterAll(() => model.dispose());
 
-const ASK = { model: 'code-6m-spkv', prompt: 'def walk(', temperature: 0, ignore_eos: true };
+const ASK = { model: MODEL_NAME, prompt: 'def walk(', temperature: 0, ignore_eos: true };
 const texts = ({ server }: Running) => Object.values(server.engine.stats().texts).reduce((sum, count) => sum + count, 0);
 /** Requests that the engine has been given, whatever has become of them; of one text each. */
 const given = (running: Running) => {

@@ -5,7 +5,7 @@ import { createServer } from '../../lib/server/server.js';
 import { testDevice } from '../support/device.js';
 import { expectFree, until } from '../support/engine.js';
 import { expectError } from '../support/errors.js';
-import { MODEL_DIR } from '../support/golden.js';
+import { MODEL_DIR, MODEL_NAME } from '../support/golden.js';
 import { startServer } from '../support/server.js';
 
 let model: TextModel;
@@ -15,7 +15,7 @@ beforeAll(async () => {
 afterEach(() => expectFree(model));
 afterAll(() => model.dispose());
 
-const ASK = { model: 'code-6m-spkv', prompt: 'def walk(', max_tokens: 3, temperature: 0 };
+const ASK = { model: MODEL_NAME, prompt: 'def walk(', max_tokens: 3, temperature: 0 };
 
 /** Writes raw bytes and gives what comes back until the server closes the connection. */
 function raw(url: string, text: string): Promise<string> {

@@ -3,7 +3,7 @@ import { loadModel, type TextModel } from '../../lib/index.js';
 import { testDevice } from '../support/device.js';
 import { expectFree } from '../support/engine.js';
 import { temporaryDirectory } from '../support/files.js';
-import { MODEL_DIR } from '../support/golden.js';
+import { MODEL_DIR, MODEL_NAME } from '../support/golden.js';
 import { chatModel, type Running, sseEvents, startServer } from '../support/server.js';
 
 const device = testDevice();
@@ -22,7 +22,7 @@ afterAll(async () => {
 
 // Longer than the window, and with characters of several tokens.
 const PROMPT = `# é €\n${'def walk(path):\n    return os.walk(path)\n'.repeat(5)}`;
-const ASK = { model: 'code-6m-spkv', prompt: PROMPT, max_tokens: 30, temperature: 0, ignore_eos: true };
+const ASK = { model: MODEL_NAME, prompt: PROMPT, max_tokens: 30, temperature: 0, ignore_eos: true };
 const STREAM = { stream: true, stream_options: { include_usage: true } };
 
 interface Kept {

@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { type ChatMessage, type ChatTemplate, type ChatTemplateOptions, loadChatTemplate } from '../../lib/text/chat-template.js';
 import { expectError } from '../support/errors.js';
 import { temporaryDirectory } from '../support/files.js';
+import { MODEL_DIR } from '../support/golden.js';
 import { writeDirectory } from '../support/tokenizers.js';
 
 const root = temporaryDirectory();
@@ -115,7 +116,7 @@ describe('where the template comes from', () => {
     expect(await load({})).toBeUndefined();
     expect(await load({ 'tokenizer_config.json': {} })).toBeUndefined();
     expect(await load({ 'tokenizer_config.json': { chat_template: null } })).toBeUndefined();
-    expect(await loadChatTemplate('models/code-6m-spkv')).toBeUndefined();
+    expect(await loadChatTemplate(MODEL_DIR)).toBeUndefined();
   });
 
   test.each([

@@ -4,6 +4,7 @@ import { StreamDecoder } from '../../lib/text/stream-decoder.js';
 import { loadTokenizer, Tokenizer } from '../../lib/text/tokenizer.js';
 import { Utf8Stream } from '../../lib/text/utf8.js';
 import { temporaryDirectory } from '../support/files.js';
+import { MODEL_DIR } from '../support/golden.js';
 import { byteLevel, endOfWord, makeTokenizer, sentencePiece, unigram, wordPiece, words } from '../support/tokenizers.js';
 
 const root = temporaryDirectory();
@@ -63,8 +64,8 @@ describe.each(KINDS)('%s', (_, json, often) => {
   });
 });
 
-test('the bundled model', async () => {
-  const tokenizer = (await loadTokenizer('models/code-6m-spkv'))!;
+test('bytes as tokens', async () => {
+  const tokenizer = (await loadTokenizer(MODEL_DIR))!;
   fc.assert(fc.property(someIds(tokenizer, ['â', 'Ĥ', '¬', 'ð', 'Ł', 'ĺ', 'Ģ']), (ids) => expectExact(tokenizer, ids)));
   fc.assert(
     fc.property(fc.string({ unit: 'grapheme' }), (text) => {
@@ -74,7 +75,7 @@ test('the bundled model', async () => {
 });
 
 test('a character over several tokens comes out whole, the rest at once', async () => {
-  const bytes = (await loadTokenizer('models/code-6m-spkv'))!;
+  const bytes = (await loadTokenizer(MODEL_DIR))!;
   expect(pieces(bytes, bytes.encode('aé😀'))).toEqual(['', 'a', '', 'é', '', '', '', '😀', '']);
   const merged = await make(byteLevel());
   expect(pieces(merged, merged.encode('fé€'))).toEqual(['f', 'é', '', '€', '']);
@@ -90,7 +91,7 @@ test('a special token does not end a character', async () => {
 });
 
 test('invalid bytes come out as soon as they are certain', async () => {
-  const tokenizer = (await loadTokenizer('models/code-6m-spkv'))!;
+  const tokenizer = (await loadTokenizer(MODEL_DIR))!;
   expect(pieces(tokenizer, [0x80, 0xff, 0xc3, 0x41])).toEqual(['\ufffd', '\ufffd', '', '\ufffdA', '']);
   expect(pieces(tokenizer, [0xf0, 0x9f, 0x98])).toEqual(['', '', '', '\ufffd']);
   expect(pieces(tokenizer, [0xc0, 0xf5])).toEqual(['\ufffd', '\ufffd', '']);

@@ -2,17 +2,19 @@ import { jest } from '@jest/globals';
 import fc from 'fast-check';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { BUNDLED_MODEL } from '../../lib/bundled.js';
 import { SpkvError } from '../../lib/errors.js';
 import { loadTokenizer } from '../../lib/text/tokenizer.js';
 import { expectError } from '../support/errors.js';
 import { damage, temporaryDirectory } from '../support/files.js';
+import { MODEL_DIR } from '../support/golden.js';
 import { added, BYTE_CHARACTERS, byteLevel, endOfWord, makeTokenizer, sentencePiece, unigram, wordPiece, words, writeDirectory } from '../support/tokenizers.js';
 
 const root = temporaryDirectory();
 const make = (json: unknown, config?: unknown) => makeTokenizer(root, json, config);
 
-test('the bundled model has the bytes of the text as tokens, after one for its beginning', async () => {
-  const tokenizer = (await loadTokenizer('models/code-6m-spkv'))!;
+test.each([['golden', MODEL_DIR], ['bundled', BUNDLED_MODEL]])('the %s model has the bytes of the text as tokens, after one for its beginning', async (_, dir) => {
+  const tokenizer = (await loadTokenizer(dir))!;
   expect(tokenizer).toMatchObject({ vocabSize: 320, bosTokenId: 0, eosTokenId: 0 });
   expect(tokenizer.encode('dé\n')).toEqual([0, 0x64, 0xc3, 0xa9, 0x0a]);
   expect(tokenizer.encode('dé\n', { addSpecialTokens: false })).toEqual([0x64, 0xc3, 0xa9, 0x0a]);
@@ -22,12 +24,12 @@ test('the bundled model has the bytes of the text as tokens, after one for its b
 });
 
 test('text comes back from a byte-level tokenizer', async () => {
-  const bundled = (await loadTokenizer('models/code-6m-spkv'))!;
+  const golden = (await loadTokenizer(MODEL_DIR))!;
   const merged = await make(byteLevel());
   const text = fc.string({ unit: 'binary' }).filter((value) => !/[\0\p{Surrogate}]/u.test(value));
   fc.assert(
     fc.property(fc.oneof(text, fc.constantFrom('hello the  end', "it's €5, café")), (value) => {
-      for (const tokenizer of [bundled, merged]) expect(tokenizer.decode(tokenizer.encode(value))).toBe(value);
+      for (const tokenizer of [golden, merged]) expect(tokenizer.decode(tokenizer.encode(value))).toBe(value);
     }),
   );
 });

@@ -7,12 +7,12 @@ import { documentsOf } from '../../lib/train/data/split.js';
 import { measureRecall } from '../../lib/train/recall.js';
 import { testDevice } from '../support/device.js';
 import { temporaryDirectory } from '../support/files.js';
+import { MODEL_DIR } from '../support/golden.js';
 
-const MODEL = 'models/code-6m-spkv';
 const dir = temporaryDirectory();
 
-test('the bundled model remembers the notes that it keeps, and not those that it drops', async () => {
-  const tokenizer = (await loadTokenizer(MODEL))!;
+test('a model remembers the notes that it keeps, and not those that it drops', async () => {
+  const tokenizer = (await loadTokenizer(MODEL_DIR))!;
   const files = await findFiles([{ path: 'models/sample.py' }, { path: 'bench/cuda', pattern: '*.py' }]);
   await using tokens = await prepareTokens({
     dir, files, encoding: { tokenizer, vocabSize: 320, documentStart: [0], documentEnd: [] }, skipBad: false,
@@ -21,7 +21,7 @@ test('the bundled model remembers the notes that it keeps, and not those that it
   const needles = new Needles(rows, tokenizer, 2);
   const read = await Promise.all([0, 1].map((i) => needles.read(i)));
   using device = testDevice();
-  const [kept, dropped] = await measureRecall(MODEL, device, read, [0.5, 1.01]);
+  const [kept, dropped] = await measureRecall(MODEL_DIR, device, read, [0.5, 1.01]);
   expect(kept!.recall).toBeGreaterThan(0.8);
   expect(kept!.density).toBeLessThan(0.8);
   expect(dropped).toMatchObject({ density: 0 });

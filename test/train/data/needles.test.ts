@@ -8,9 +8,10 @@ import { documentsOf } from '../../../lib/train/data/split.js';
 import { packDocument, packTokens, TokenFile } from '../../../lib/train/data/token-file.js';
 import { expectError } from '../../support/errors.js';
 import { temporaryDirectory } from '../../support/files.js';
+import { MODEL_DIR } from '../../support/golden.js';
 
 const root = temporaryDirectory();
-const tokenizer = (await loadTokenizer('models/code-6m-spkv'))!;
+const tokenizer = (await loadTokenizer(MODEL_DIR))!;
 const text = Array.from({ length: 500 }, (_, i) => `value_${i} = compute(${i * 7})\n`).join('');
 writeFileSync(join(root, 'tokens.bin'), packTokens([...Buffer.from(text)], 2));
 writeFileSync(join(root, 'documents.bin'), packDocument(text.length, 0, 1));

@@ -7,9 +7,10 @@ import { findFiles } from '../../../lib/train/data/sources.js';
 import type { TokenFile } from '../../../lib/train/data/token-file.js';
 import { expectError } from '../../support/errors.js';
 import { temporaryDirectory } from '../../support/files.js';
+import { MODEL_DIR } from '../../support/golden.js';
 
 const root = temporaryDirectory();
-const tokenizer = (await loadTokenizer('models/code-6m-spkv'))!;
+const tokenizer = (await loadTokenizer(MODEL_DIR))!;
 const encoding: Encoding = { tokenizer, vocabSize: 320, documentStart: [0], documentEnd: [] };
 let count = 0;
 

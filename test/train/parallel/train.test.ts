@@ -11,6 +11,7 @@ import { trainWith } from '../../../lib/train/train.js';
 import { tinyConfig, writeRandomCheckpoint } from '../../support/checkpoints.js';
 import { expectError } from '../../support/errors.js';
 import { temporaryDirectory } from '../../support/files.js';
+import { MODEL_DIR } from '../../support/golden.js';
 import { type RankResult, trainTogether } from '../../support/ranks.js';
 import { freePort, openSockets } from '../../support/socket-reduction.js';
 import { tinyRun, writeTinyTask } from '../../support/tiny-task.js';
@@ -107,7 +108,7 @@ test('rank 0 stops tokenising when another is killed', async () => {
   const data = join(root, 'long.txt');
   writeFileSync(data, 'def walk(self):\n    return [self.left, self.right]\n\n'.repeat(120_000));
   const { threads, peakFlops } = run();
-  const options: TrainOptions = { model: 'models/code-6m-spkv', data, out: fresh(), device: 'cpu', threads: threads!, peakFlops: peakFlops!, sequenceLength: 64, batchSize: 2, steps: 1 };
+  const options: TrainOptions = { model: MODEL_DIR, data, out: fresh(), device: 'cpu', threads: threads!, peakFlops: peakFlops!, sequenceLength: 64, batchSize: 2, steps: 1 };
   const [first] = await trainTogether(2, options, { onEvent: (_, children) => kill(children[1]!) });
   expect(first!.error).toEqual({ code: 'RANK', message: expect.stringContaining('Rank 1 of 2 has ended') });
   const last = first!.events.at(-1) as unknown as { kind: string; done: number; total: number };
@@ -200,7 +201,7 @@ test('memory that runs out in the middle of a run ends all ranks, says what is n
 
 test('needles are asked for on all ranks, and give what one gives', async () => {
   const options = (): TrainOptions & { out: string } => ({
-    model: 'models/code-6m-spkv', data: 'models/sample.py', out: fresh(), device: 'cpu', threads: 1, peakFlops: 1e9, steps: 1, sequenceLength: 400,
+    model: MODEL_DIR, data: 'models/sample.py', out: fresh(), device: 'cpu', threads: 1, peakFlops: 1e9, steps: 1, sequenceLength: 400,
     batchSize: 2, microBatch: 1, needles: 0.5, validationShare: 0.4, validationTokens: 800, validationThresholds: [0.5], learningRate: 0, dtype: 'f32',
   });
   const [one, two] = [options(), options()];
