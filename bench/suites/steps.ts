@@ -29,11 +29,12 @@ const DECODE: Record<string, Work[]> = {
   'llama-3-8b': [
     ...[8, 128].map((thousands): Work => ({ batch: 1, context: thousands * K, skew: 'beta', densities: BETA })),
     ...[8, 24].map((thousands): Work => ({ batch: 16, context: thousands * K, skew: 'beta', densities: BETA })),
+    { batch: 16, context: 32 * K, skew: 'beta', densities: [0.25] },
     { batch: 16, context: 8 * K, skew: 'one-head', densities: [0.125] },
     { batch: 64, context: 8 * K, skew: 'beta', densities: [0.25] },
   ],
-  'qwen3-0.6b': [{ batch: 16, context: 8 * K, skew: 'beta', densities: BETA }],
-  'qwen3-4b': [{ batch: 16, context: 8 * K, skew: 'beta', densities: BETA }],
+  'qwen3-0.6b': [8, 32].map((thousands): Work => ({ batch: 16, context: thousands * K, skew: 'beta', densities: BETA })),
+  'qwen3-4b': [8, 24].map((thousands): Work => ({ batch: 16, context: thousands * K, skew: 'beta', densities: BETA })),
 };
 const PREFILL = [8 * K, 32 * K];
 

@@ -61,6 +61,15 @@ export interface Activations {
   passing: Passing;
 }
 
+/** Logits that exist at a time. Few rows would leave most of a GPU idle, and every chunk of them reads all of the head. */
+const LOGITS = { f32: 2 ** 24, bf16: 2 ** 27 };
+
+/** Tokens whose logits exist at a time, in chunks of about one size. */
+export function defaultLogitRows(vocabSize: number, tokens: number, precision: 'bf16' | 'f32'): number {
+  const chunks = Math.ceil((tokens * vocabSize) / LOGITS[precision]);
+  return Math.min(tokens, Math.max(64, Math.ceil(tokens / chunks / 64) * 64));
+}
+
 type LayerBuffers = { [name in 'x' | 'qkv' | 'roped' | 'gates' | 'context' | 'logSumExp' | 'middle' | 'gateUp']: Tensor };
 type PassingBuffers = { [name in Exclude<keyof Passing, 'dyCopy'>]?: Tensor };
 

@@ -3,11 +3,9 @@ import type { ModelConfig } from '../checkpoint/config.js';
 import { planTensors, weightPlan } from '../checkpoint/weights.js';
 import { SpkvError } from '../errors.js';
 import type { Device } from '../ops.js';
+import { defaultLogitRows } from './activations.js';
 import type { RunSettings } from './plan.js';
 import { mebibytes } from './space.js';
-
-/** Logits that exist at a time, see TrainingStepOptions.logitRows. */
-const LOGITS = 2 ** 24;
 
 /** Bytes that training takes on the device. */
 export interface MemoryNeed {
@@ -27,7 +25,7 @@ export function memoryNeed(config: ModelConfig, { microBatch, sequenceLength, re
   const passing = type * (3 * C + 2 * F + H * D + product) + 4 * (D + 3 * G + 2 * C + 4);
   return {
     weights: elements * (16 + (precision === 'bf16' ? 2 : 0)),
-    activations: tokens * (L * 4 * C + (recompute ? 1 : L) * layer + passing) + type * Math.min(tokens * V, Math.max(LOGITS, 64 * V)),
+    activations: tokens * (L * 4 * C + (recompute ? 1 : L) * layer + passing) + type * defaultLogitRows(V, tokens, precision) * V,
   };
 }
 

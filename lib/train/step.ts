@@ -4,7 +4,7 @@ import { SpkvError } from '../errors.js';
 import { inverseFrequencies } from '../model/rope.js';
 import * as ops from '../ops.js';
 import type { Device, Tensor } from '../ops.js';
-import { TrainingMemory } from './activations.js';
+import { defaultLogitRows, TrainingMemory } from './activations.js';
 import { backward, lossAndHead } from './backward.js';
 import { forward, type Pass, type TrainingMode } from './forward.js';
 import { Optimizer, type UpdateOptions } from './optimizer.js';
@@ -22,7 +22,7 @@ export interface TrainingStepOptions {
   window?: number;
   /** Makes activations anew in the backward pass instead of keeping them: a third more work, far less memory. Defaults to false. */
   recompute?: boolean;
-  /** Tokens whose logits exist at a time. Defaults to as many as make 2^24 logits. */
+  /** Tokens whose logits exist at a time. Defaults to as many as make about 2^24 logits in f32, 2^27 in bf16. */
   logitRows?: number;
   /** Utilities from which pairs are counted as kept, see {@link BatchResult.kept}. Defaults to the config's threshold alone. */
   thresholds?: readonly number[];
@@ -67,7 +67,6 @@ interface Round {
 }
 
 const OPTIONS = ['tokens', 'window', 'recompute', 'logitRows', 'thresholds', 'densityWeight', 'reduction'] as const;
-const LOGITS = 2 ** 24;
 
 /**
  * One step of training: `accumulate` adds the gradients of a micro-batch, as often as wanted, and `update` changes the
@@ -96,7 +95,7 @@ export class TrainingStep implements Disposable {
     const { config, device } = parameters;
     const { layers, kvHeads, vocabSize, spkv } = config;
     const tokens = integer(given.tokens, 'tokens', 1, 2 ** 24);
-    const logitRows = integer(given.logitRows ?? Math.max(64, Math.floor(LOGITS / vocabSize)), 'logitRows', 1);
+    const logitRows = integer(given.logitRows ?? defaultLogitRows(vocabSize, tokens, device.precision), 'logitRows', 1);
     this.device = device;
     this.config = config;
     this.parameters = parameters;
@@ -164,7 +163,7 @@ export class TrainingStep implements Disposable {
     const { ids, targets, offsets } = checkBatch(batch, this.#memory.tokens);
     if (mode !== 'dense' && this.config.spkv === undefined) throw new SpkvError('UNSUPPORTED', 'A model without predictors trains in mode "dense" only');
     using boundaries = this.device.from(offsets);
-    const [[lossSum], kept] = await this.device.submit(async () => {
+    const running = this.device.submit(async () => {
       this.#counts.write(new Int32Array(this.#counts.size));
       ops.fill(this.#lossSum, 0);
       const pass = this.#forward(batch, mode, boundaries);
@@ -172,8 +171,9 @@ export class TrainingStep implements Disposable {
       ops.columnSums(this.#lossSum, pass.activations.passing.losses.view([ids.length, 1], [1, 1], 0));
       return Promise.all([this.#lossSum.read(), this.#counts.read()]);
     }, signal);
+    const tokens = countTargets(targets); // while the device computes
+    const [[lossSum], kept] = await running;
     if (!Number.isFinite(lossSum)) throw await this.#notFinite(batch, mode, boundaries);
-    const tokens = targets.reduce((count, target) => count + (target >= 0 ? 1 : 0), 0);
     return { loss: lossSum! / Math.max(1, tokens), tokens, ...this.#density(kept as Int32Array, offsets) };
   }
 
@@ -246,11 +246,23 @@ function diagonal(size: number, value: number): Float32Array {
   return Float32Array.from({ length: size * size }, (_, i) => (i % (size + 1) === 0 ? value : 0));
 }
 
-/** Every document begins at position 0. */
+function countTargets(targets: Int32Array): number {
+  let count = 0;
+  for (let i = 0; i < targets.length; i++) if (targets[i]! >= 0) count++;
+  return count;
+}
+
+/** Every document begins at position 0. The device waits for this: a document's positions are copied from one before it. */
 function positionsOf(offsets: Int32Array): Int32Array {
   const positions = new Int32Array(offsets.at(-1)!);
+  let known = 0; // positions of the longest document so far, at its start
+  let longest = 0;
   for (let b = 0; b + 1 < offsets.length; b++) {
-    for (let t = offsets[b]!; t < offsets[b + 1]!; t++) positions[t] = t - offsets[b]!;
+    const start = offsets[b]!;
+    const length = offsets[b + 1]! - start;
+    positions.copyWithin(start, longest, longest + Math.min(length, known));
+    for (let i = known; i < length; i++) positions[start + i] = i;
+    if (length > known) [known, longest] = [length, start];
   }
   return positions;
 }

@@ -9,30 +9,103 @@ namespace cuda {
 namespace {
 
 constexpr int kWidth = 4;
-constexpr unsigned kMostThreads = 512, kWarpsPerBlock = 4;
-constexpr int kBlocksPerMultiprocessor = 4;
+constexpr int kPacks = 2;  // of kWidth elements, a thread's of a row that is read once
+constexpr unsigned kMostThreads = 512, kWarpsPerBlock = 8;
+constexpr unsigned kThreadsPerMultiprocessor = 1024;
 
-// The x dimension of a block takes a row at a time, and adds what it gives to the weight's gradient to a row
-// of shared memory of its own: every thread has its columns there.
+// Where the rows of [T, N] or [T, heads, N] begin.
+struct RowsOf {
+  int64_t heads;
+  __device__ __forceinline__ int64_t operator()(const View& view, int64_t row) const {
+    return row / heads * view.stride[0] + (heads > 1 ? row % heads * view.stride[1] : 0);
+  }
+};
+
+// The sums of the block's rows of shared memory go to its row of `partial`.
+__device__ __forceinline__ void add_rows(const float* sums, int64_t columns, float* partial) {
+  __syncthreads();
+  for (int64_t i = threadIdx.y * blockDim.x + threadIdx.x; i < columns; i += blockDim.x * blockDim.y) {
+    float total = 0;
+    for (unsigned y = 0; y < blockDim.y; y++) total += sums[y * columns + i];
+    partial[blockIdx.x * columns + i] = total;
+  }
+}
+
+// The x dimension of a block takes a row at a time. Every thread keeps its elements in registers from reading
+// to writing, and sums up what they give to the weight's gradient.
 template <typename Dx, typename Dy, typename X, typename W>
-__global__ void __launch_bounds__(kMostThreads)
-    rms_norm_backward_kernel(RmsNormBackwardParams params, int64_t rows, bool aligned, float* partial) {
+__device__ __forceinline__ void read_once(const RmsNormBackwardParams& params, int64_t rows, float* partial) {
+  constexpr Elements<kWidth> kAligned = {true};
   const View &dx = params.dx, &dy = params.dy, &x = params.x;
-  const bool heads = x.rank == 3;
-  const int64_t count = heads ? x.shape[1] : 1, columns = x.shape[x.rank - 1];
+  const RowsOf start = {x.rank == 3 ? x.shape[1] : 1};
+  const int64_t columns = x.rank == 3 ? x.shape[2] : x.shape[1];
+  const W* weight = params.weight.as<const W>();
+  const auto for_packs = [&](auto act) {
+#pragma unroll
+    for (int p = 0; p < kPacks; p++) {
+      const int64_t i = (int64_t{p} * blockDim.x + threadIdx.x) * kWidth;
+      if (i < columns) act(p, i);
+    }
+  };
+  Pack<float, kWidth> sums[kPacks] = {};
+  for (int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y; row < rows;
+       row += int64_t{gridDim.x} * blockDim.y) {
+    const Dy* above = dy.as<const Dy>() + start(dy, row);
+    const X* from = x.as<const X>() + start(x, row);
+    Dx* to = dx.as<Dx>() + start(dx, row);
+    uint16_t* copy = params.copy ? params.copy.as<uint16_t>() + start(params.copy, row) : nullptr;
+    Pack<float, kWidth> v[kPacks] = {}, d[kPacks] = {}, result[kPacks] = {};
+    float squares = 0, products = 0;
+    for_packs([&](int p, int64_t i) {
+      v[p] = load_floats(from + i, kAligned), d[p] = load_floats(above + i, kAligned);
+      if (params.accumulate) result[p] = load_floats(to + i, kAligned);
+    });
+    for_packs([&](int p, int64_t i) {
+      const auto w = load_floats(weight + i, kAligned);
+#pragma unroll
+      for (int j = 0; j < kWidth; j++) {
+        squares += v[p].at[j] * v[p].at[j];
+        products += d[p].at[j] * w.at[j] * v[p].at[j];
+      }
+    });
+    squares = block_reduce(squares, 0.0f, Sum());
+    products = block_reduce(products, 0.0f, Sum());
+    const float mean = squares / static_cast<float>(columns);
+    const float scale = 1.0f / sqrtf(mean + params.epsilon);
+    const float shift = scale * scale * scale * products / static_cast<float>(columns);
+    for_packs([&](int p, int64_t i) {
+      const auto w = load_floats(weight + i, kAligned);
+#pragma unroll
+      for (int j = 0; j < kWidth; j++) {
+        sums[p].at[j] += d[p].at[j] * v[p].at[j] * scale;
+        result[p].at[j] += d[p].at[j] * w.at[j] * scale - v[p].at[j] * shift;
+      }
+      store(to + i, convert<Dx>(result[p]), kAligned);
+      if (copy) store(copy + i, convert<uint16_t>(result[p]), kAligned);
+    });
+  }
+  float* shared = reinterpret_cast<float*>(dynamic_shared());
+  for_packs([&](int p, int64_t i) { store(shared + threadIdx.y * columns + i, sums[p], kAligned); });
+  add_rows(shared, columns, partial);
+}
+
+// The same for rows that are long, or not aligned, and are read twice; the sums are in shared memory.
+template <typename Dx, typename Dy, typename X, typename W>
+__device__ __forceinline__ void read_twice(const RmsNormBackwardParams& params, int64_t rows, bool aligned,
+                                           float* partial) {
+  const View &dx = params.dx, &dy = params.dy, &x = params.x;
+  const RowsOf start = {x.rank == 3 ? x.shape[1] : 1};
+  const int64_t columns = x.rank == 3 ? x.shape[2] : x.shape[1];
   float* sums = reinterpret_cast<float*>(dynamic_shared()) + threadIdx.y * columns;
   const W* weight = params.weight.as<const W>();
   for (int64_t i = threadIdx.x; i < columns; i += blockDim.x) sums[i] = 0;
   __syncthreads();
-  const auto row_of = [&](const View& view, int64_t row) {
-    return row / count * view.stride[0] + (heads ? row % count * view.stride[1] : 0);
-  };
   for (int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y; row < rows;
        row += int64_t{gridDim.x} * blockDim.y) {
-    const Dy* above = dy.as<const Dy>() + row_of(dy, row);
-    const X* from = x.as<const X>() + row_of(x, row);
-    Dx* to = dx.as<Dx>() + row_of(dx, row);
-    uint16_t* copy = params.copy ? params.copy.as<uint16_t>() + row_of(params.copy, row) : nullptr;
+    const Dy* above = dy.as<const Dy>() + start(dy, row);
+    const X* from = x.as<const X>() + start(x, row);
+    Dx* to = dx.as<Dx>() + start(dx, row);
+    uint16_t* copy = params.copy ? params.copy.as<uint16_t>() + start(params.copy, row) : nullptr;
     float squares = 0, products = 0;
     for_elements<kWidth>(columns, aligned, [&](int64_t i, auto elements) {
       const auto v = load_floats(from + i, elements), d = load_floats(above + i, elements),
@@ -62,24 +135,39 @@ __global__ void __launch_bounds__(kMostThreads)
       if (copy) store(copy + i, convert<uint16_t>(result), elements);
     });
   }
-  __syncthreads();
-  for (int64_t i = threadIdx.y * blockDim.x + threadIdx.x; i < columns; i += blockDim.x * blockDim.y) {
-    float total = 0;
-    for (unsigned y = 0; y < blockDim.y; y++)
-      total += reinterpret_cast<float*>(dynamic_shared())[y * columns + i];
-    partial[blockIdx.x * columns + i] = total;
-  }
+  add_rows(reinterpret_cast<float*>(dynamic_shared()), columns, partial);
 }
 
-template <typename Dx, typename Dy, typename X>
+template <bool kOnce, typename Dx, typename Dy, typename X, typename W>
+__global__ void __launch_bounds__(kMostThreads, kThreadsPerMultiprocessor / kMostThreads)
+    rms_norm_backward_kernel(const __grid_constant__ RmsNormBackwardParams params, int64_t rows, bool aligned,
+                             float* partial) {
+  if (kOnce)
+    read_once<Dx, Dy, X, W>(params, rows, partial);
+  else
+    read_twice<Dx, Dy, X, W>(params, rows, aligned, partial);
+}
+
+template <bool kOnce, typename Dx, typename Dy, typename X>
 auto kernel_for(DType weight) {
-  return weight == DType::kBF16 ? rms_norm_backward_kernel<Dx, Dy, X, uint16_t>
-                                : rms_norm_backward_kernel<Dx, Dy, X, float>;
+  return weight == DType::kBF16 ? rms_norm_backward_kernel<kOnce, Dx, Dy, X, uint16_t>
+                                : rms_norm_backward_kernel<kOnce, Dx, Dy, X, float>;
 }
 
-template <typename Dx, typename Dy>
+template <bool kOnce, typename Dx, typename Dy>
 auto kernel_for(DType x, DType weight) {
-  return x == DType::kBF16 ? kernel_for<Dx, Dy, uint16_t>(weight) : kernel_for<Dx, Dy, float>(weight);
+  return x == DType::kBF16 ? kernel_for<kOnce, Dx, Dy, uint16_t>(weight)
+                           : kernel_for<kOnce, Dx, Dy, float>(weight);
+}
+
+template <bool kOnce>
+auto kernel_for(const RmsNormBackwardParams& params) {
+  const DType x = params.x.dtype, weight = params.weight.dtype;
+  const bool dy16 = params.dy.dtype == DType::kBF16;
+  if (params.dx.dtype == DType::kBF16)
+    return dy16 ? kernel_for<kOnce, uint16_t, uint16_t>(x, weight)
+                : kernel_for<kOnce, uint16_t, float>(x, weight);
+  return dy16 ? kernel_for<kOnce, float, uint16_t>(x, weight) : kernel_for<kOnce, float, float>(x, weight);
 }
 
 }  // namespace
@@ -91,24 +179,22 @@ Status rms_norm_backward(const RmsNormBackwardParams& params, Execution& executi
   bool aligned = !params.copy || starts_aligned(params.copy, kWidth);
   for (const View* view : {&params.dx, &params.dy, &params.x, &params.weight})
     aligned = aligned && starts_aligned(*view, kWidth);
-  const unsigned threads = threads_for(blocks_for(columns, kWidth), kMostThreads);
+  const bool once = aligned && columns % kWidth == 0 && columns <= int64_t{kMostThreads} * kPacks * kWidth;
+  const unsigned threads = threads_for(blocks_for(columns, once ? kPacks * kWidth : kWidth), kMostThreads);
   LaunchShape shape;
   shape.block = dim3(threads, threads == 32 ? kWarpsPerBlock : 1);
   shape.shared_bytes = static_cast<int>(shape.block.y * columns * 4);
-  const int64_t most = int64_t{on.multiprocessors()} * kBlocksPerMultiprocessor,
+  const int64_t most =
+                    int64_t{on.multiprocessors()} * (kThreadsPerMultiprocessor / (threads * shape.block.y)),
                 wanted = blocks_for(rows, shape.block.y), groups = wanted < most ? wanted : most;
   shape.grid = dim3(static_cast<unsigned>(groups));
   Status status;
   float* partial = partial_sums(groups, columns, on, &status);
   if (!partial) return status;
-  const DType x = params.x.dtype, weight = params.weight.dtype;
-  const bool dx16 = params.dx.dtype == DType::kBF16, dy16 = params.dy.dtype == DType::kBF16;
-  const auto kernel =
-      dx16 ? (dy16 ? kernel_for<uint16_t, uint16_t>(x, weight) : kernel_for<uint16_t, float>(x, weight))
-           : (dy16 ? kernel_for<float, uint16_t>(x, weight) : kernel_for<float, float>(x, weight));
+  const auto kernel = once ? kernel_for<true>(params) : kernel_for<false>(params);
   SPKV_RETURN_IF_ERROR(
       check(launch(on.stream(), shape, kernel, params, rows, aligned, partial), "rms_norm_backward"));
-  return add_partial_sums(params.d_weight.as<float>(), partial, groups, columns, columns, on);
+  return add_partial_sums(params.d_weight, partial, groups, on);
 }
 
 }  // namespace cuda

@@ -49,33 +49,41 @@ __global__ void __launch_bounds__(kAngleThreads) rotary_angles_kernel(RotaryAngl
   row[half + i] = result.sine;
 }
 
-constexpr int kWidth = 2;
-constexpr unsigned kHeadsPerBlock = 8;
+constexpr int kWidth = 4, kThreads = 256;
+constexpr int64_t kItemsPerBlock = 4 * kThreads;
 
-// Block (t, i) rotates heads [8 i, 8 i + 8) of token t, a warp to a head.
-template <typename T>
-__global__ void __launch_bounds__(32 * kHeadsPerBlock) rope_kernel(RopeParams params, bool aligned) {
+// An item is N elements of a head's first half and those that turn with them. Block i has those of the tokens
+// [tokens * i, tokens * (i + 1)).
+template <typename T, int N>
+__global__ void __launch_bounds__(kThreads) rope_kernel(RopeParams params, int tokens) {
+  constexpr Elements<N> kAligned = {true};
   const View &out = params.out, &x = params.x;
-  const int64_t t = blockIdx.x, h = int64_t{blockIdx.y} * kHeadsPerBlock + threadIdx.y,
-                half = out.shape[2] / 2;
-  if (h >= out.shape[1]) return;
-  const float* cosines = params.angles.as<const float>() + t * params.angles.stride[0];
-  const float* sines = cosines + half;
-  T* to = out.as<T>() + t * out.stride[0] + h * out.stride[1];
-  const T* from = x.as<const T>() + t * x.stride[0] + h * x.stride[1];
-  for_elements<kWidth>(half, aligned, [&](int64_t i, auto elements) {
-    auto a = load_floats(from + i, elements), b = load_floats(from + half + i, elements);
-    const auto c = load(cosines + i, elements), s = load(sines + i, elements);
+  const int half = static_cast<int>(out.shape[2] / 2), pieces = half / N;
+  const int items = static_cast<int>(out.shape[1]) * pieces;  // of a token
+  for (int item = threadIdx.x; item < tokens * items; item += kThreads) {
+    const int64_t t = int64_t{blockIdx.x} * tokens + item / items, h = item % items / pieces;
+    if (t >= out.shape[0]) return;
+    const int i = item % pieces * N;
+    const float* cosines = params.angles.as<const float>() + t * params.angles.stride[0] + i;
+    const T* from = x.as<const T>() + t * x.stride[0] + h * x.stride[1] + i;
+    auto a = load_floats(from, kAligned), b = load_floats(from + half, kAligned);
+    const auto c = load(cosines, kAligned), s = load(cosines + half, kAligned);
 #pragma unroll
-    for (int j = 0; j < static_cast<int>(sizeof a.at / sizeof a.at[0]); j++) {
+    for (int j = 0; j < N; j++) {
       const float sine = params.inverse ? -s.at[j] : s.at[j];
       const float first = a.at[j] * c.at[j] - b.at[j] * sine;
       b.at[j] = b.at[j] * c.at[j] + a.at[j] * sine;
       a.at[j] = first;
     }
-    store(to + i, convert<T>(a), elements);
-    store(to + half + i, convert<T>(b), elements);
-  });
+    T* to = out.as<T>() + t * out.stride[0] + h * out.stride[1] + i;
+    store(to, convert<T>(a), kAligned);
+    store(to + half, convert<T>(b), kAligned);
+  }
+}
+
+template <int N>
+auto rope_kernel_for(DType dtype) {
+  return dtype == DType::kBF16 ? rope_kernel<uint16_t, N> : rope_kernel<float, N>;
 }
 
 }  // namespace
@@ -93,14 +101,16 @@ Status rotary_angles(const RotaryAnglesParams& params, Execution& execution) {
 Status rope(const RopeParams& params, Execution& execution) {
   Context& on = context(execution);
   if (params.out.size() == 0) return Status();
-  const bool aligned = params.out.shape[2] / 2 % kWidth == 0 && starts_aligned(params.out, kWidth) &&
-                       starts_aligned(params.x, kWidth) && starts_aligned(params.angles, kWidth);
+  const int64_t tokens = params.out.shape[0], half = params.out.shape[2] / 2;
+  const bool wide = half % kWidth == 0 && starts_aligned(params.out, kWidth) &&
+                    starts_aligned(params.x, kWidth) && starts_aligned(params.angles, kWidth);
+  const int64_t items = params.out.shape[1] * (wide ? half / kWidth : half),
+                together = items < kItemsPerBlock ? kItemsPerBlock / items : 1;
   LaunchShape shape;
-  shape.grid =
-      dim3(static_cast<unsigned>(params.out.shape[0]), blocks_for(params.out.shape[1], kHeadsPerBlock));
-  shape.block = dim3(32, kHeadsPerBlock);
-  const auto kernel = params.x.dtype == DType::kBF16 ? rope_kernel<uint16_t> : rope_kernel<float>;
-  return check(launch(on.stream(), shape, kernel, params, aligned), "rope");
+  shape.grid = dim3(blocks_for(tokens, together));
+  shape.block = dim3(kThreads);
+  const auto kernel = wide ? rope_kernel_for<kWidth>(params.x.dtype) : rope_kernel_for<1>(params.x.dtype);
+  return check(launch(on.stream(), shape, kernel, params, static_cast<int>(together)), "rope");
 }
 
 }  // namespace cuda

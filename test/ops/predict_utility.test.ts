@@ -161,6 +161,39 @@ describe.each(testDevices())('predict_utility_backward on %s', (_, device) => {
     await fc.assert(property, RUNS);
   });
 
+  test.each([[700, 64, 2], [90, 200, 11], [40, 130, 17], [33, 512, 8]])('%i tokens of %i activations and %i heads agree with the formula', async (T, P, G) => {
+    const [hidden, weight, bias, dy] = [T * P, G * P, G, T * G].map((size, seed) => normals(size, random(seed + T))) as [Float32Array, Float32Array, Float32Array, Float32Array];
+    const scaled = weight.map((value) => value / Math.sqrt(P));
+    const [dHidden, dWeight, dBias] = [new Float64Array(T * P), new Float64Array(G * P), new Float64Array(G)];
+    const [ofHidden, ofWeight, ofBias] = [new Float64Array(T * P), new Float64Array(G * P), new Float64Array(G)]; // their errors, in roundings
+    for (let t = 0; t < T; t++) {
+      const h = hidden.subarray(t * P, (t + 1) * P);
+      const activated = Float64Array.from(h, (value) => value * sigmoid(value));
+      const slope = Float64Array.from(h, (value) => sigmoid(value) * (1 + value * sigmoid(-value)));
+      const slopeTerms = Float64Array.from(h, (value) => sigmoid(value) * (1 + Math.abs(value) * sigmoid(-value)));
+      for (let g = 0; g < G; g++) {
+        const w = scaled.subarray(g * P, (g + 1) * P);
+        const dz = dy[t * G + g]! * sigmoid(-bias[g]! - dot(activated, w));
+        // A dozen roundings of each term, those of the sum, and the logit's, which the gradient follows.
+        const logitTerms = Math.abs(bias[g]!) + activated.reduce((sum, value, i) => sum + Math.abs(value * w[i]!), 0);
+        const error = Math.abs(dz) * (16 + T + G + (P / 32 + 9) * logitTerms);
+        dBias[g]! += dz;
+        ofBias[g]! += error;
+        for (let i = 0; i < P; i++) {
+          dWeight[g * P + i]! += dz * activated[i]!;
+          ofWeight[g * P + i]! += error * Math.abs(activated[i]!);
+          dHidden[t * P + i]! += dz * w[i]! * slope[i]!;
+          ofHidden[t * P + i]! += error * Math.abs(w[i]!) * slopeTerms[i]!;
+        }
+      }
+    }
+    const out = { hidden: new Poisoned(device, 'f32', [T, P], 0), weight: device.tensor('f32', [G, P]), bias: device.tensor('f32', [G]) };
+    predictUtilityBackward(out.hidden.view, out.weight, out.bias, device.from(dy, [T, G]), device.from(hidden, [T, P]), device.from(scaled, [G, P]), device.from(bias));
+    expectClose(await out.hidden.read(), dHidden, (i) => F32_ROUNDING * ofHidden[i]!);
+    expectClose(await out.weight.readFloats(), dWeight, (i) => F32_ROUNDING * ofWeight[i]!);
+    expectClose(await out.bias.readFloats(), dBias, (i) => F32_ROUNDING * ofBias[i]!);
+  });
+
   test('a gate that is wide open or closed has the limits of its slope', async () => {
     const G = 4;
     const bias = device.from(Float32Array.of(100, -100, 1000, -1000));

@@ -151,6 +151,35 @@ describe.each(testDevices())('rms_norm_backward on %s', (_, device) => {
     await fc.assert(property, RUNS);
   });
 
+  test.each([256, 600, 2048, 4096, 4104, 4097])('rows of %i columns agree with the formula', async (C) => {
+    const T = 9;
+    const [x, dy, there, weight] = [T * C, T * C, T * C, C].map((size, seed) => normals(size, random(seed + C))) as [Float32Array, Float32Array, Float32Array, Float32Array];
+    const epsilon = Math.fround(1e-5);
+    const expected = Float64Array.from(there);
+    const terms = Float64Array.from(there, Math.abs);
+    const sums = new Float64Array(C);
+    const sizes = new Float64Array(C);
+    for (let start = 0; start < T * C; start += C) {
+      const row = Float64Array.from(x.subarray(start, start + C));
+      const r = 1 / Math.sqrt(dot(row, row) / C + epsilon);
+      const products = dot(row, weight.map((value, i) => value * dy[start + i]!));
+      backwardTerms(x.subarray(start, start + C), Float64Array.from(weight), epsilon, dy.subarray(start, start + C)).forEach((term, i) => (terms[start + i]! += term));
+      for (let i = 0; i < C; i++) {
+        expected[start + i]! += r * weight[i]! * dy[start + i]! - (row[i]! * r ** 3 * products) / C;
+        sums[i]! += row[i]! * r * dy[start + i]!;
+        sizes[i]! += Math.abs(row[i]! * r * dy[start + i]!);
+      }
+    }
+    const dx = new Poisoned(device, 'f32', [T, C], 0);
+    dx.view.write(there);
+    const dWeight = device.tensor('f32', [C]);
+    const copy = new Poisoned(device, 'bf16', [T, C], 0);
+    rmsNormBackward(dx.view, dWeight, device.from(dy, [T, C]), device.from(x, [T, C]), device.from(weight), epsilon, true, copy.view);
+    expectClose(await dx.read(), expected, (i) => roundings(C) * F32_ROUNDING * terms[i]!);
+    expectSame(await copy.read(), bf16ToFloats(floatsToBf16(await dx.read())));
+    expectClose(await dWeight.readFloats(), sums, (i) => (roundings(C) + T) * F32_ROUNDING * sizes[i]!);
+  });
+
   test('sums the gradient of the weight over many rows, always in the same order', async () => {
     const [T, C] = [3000, 33];
     const [x, dy] = [normals(T * C, random(1)), normals(T * C, random(2))];

@@ -228,8 +228,8 @@ describe('refuses', () => {
     const out = fresh();
     const { model } = await writeTinyTask(fresh(), { max_position_embeddings: 2 ** 20 });
     await expectError(
-      () => train(tinyRun({ ...task, model }, out, { sequenceLength: 2 ** 20, batchSize: 64, microBatch: 64 })),
-      'OUT_OF_MEMORY', /Training needs about .* for the activations of 64 × 1048576 tokens; cpu has .*\. Lower microBatch \(now 64\) or sequenceLength \(now 1048576\), or turn recompute on/,
+      () => train(tinyRun({ ...task, model }, out, { sequenceLength: 2 ** 20, batchSize: 4096, microBatch: 4096 })),
+      'OUT_OF_MEMORY', /Training needs about .* for the activations of 4096 × 1048576 tokens; cpu has .*\. Lower microBatch \(now 4096\) or sequenceLength \(now 1048576\), or turn recompute on/,
     );
     expect(existsSync(out)).toBe(false);
   });
