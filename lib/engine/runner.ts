@@ -15,14 +15,16 @@ export class Runner {
   readonly #memory: StepMemory;
   readonly #rows: Rows;
   readonly #onPool: (stats: PoolStats) => void;
+  readonly #meanwhile: () => void;
 
-  /** `onPool` is told the state of the pool after every step. */
-  constructor(model: Model, maxSequences: number, stepTokens: number, onPool: (stats: PoolStats) => void) {
+  /** `onPool` is told the state of the pool after every step; `meanwhile` does what can be done while the device is at work. */
+  constructor(model: Model, maxSequences: number, stepTokens: number, onPool: (stats: PoolStats) => void, meanwhile: () => void) {
     this.#model = model;
     this.#device = model.device;
     this.#memory = model.network.createMemory(stepTokens);
     this.#rows = new Rows(model.network, model.cache, this.#memory, maxSequences);
     this.#onPool = onPool;
+    this.#meanwhile = meanwhile;
   }
 
   /**
@@ -72,12 +74,14 @@ export class Runner {
 
   async #step(batch: Batch): Promise<void> {
     const { rows, pieces } = batch;
-    await this.#device.submit(() => {
+    const answers = this.#device.submit(() => {
       if (rows.length > 0) this.#rows.bind(rows);
       if (pieces.length > 0) this.#mixed(batch);
       else this.#rows.step(batch.failures);
       return Promise.all([this.#read(batch, 0), this.#readKept(batch), this.#model.cache.stats().then(this.#onPool)]);
     });
+    this.#meanwhile();
+    await answers;
     this.#advance(batch);
     this.#rows.drawn(batch.drawn);
   }
