@@ -77,9 +77,11 @@ export class Pages {
   }
 
   /** Pages that the next `tokens` tokens of a text will take, at most. */
-  need({ forecast, read }: Choice, tokens: number): number {
-    const at = (count: number) => (count > 0 ? forecast!.pages[count - 1]! : 0);
-    return at(read - forecast!.length + tokens) - at(read - forecast!.length);
+  need(choice: Choice, tokens: number): number {
+    if (tokens === 0) return 0;
+    const { length, pages } = choice.forecast!;
+    const before = choice.read - length;
+    return pages[before + tokens - 1]! - (before > 0 ? pages[before - 1]! : 0);
   }
 
   /** Pages to be left for a text that runs: what it will take as far as that is known, or guessed for its prompt. */
