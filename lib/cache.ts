@@ -105,7 +105,7 @@ export class KvCache implements Disposable {
     }
     const slot = await settle(native().restoreSequence(this.#handle, new Uint8Array(body)));
     const { threshold, length } = await settle(native().sequenceStats(this.#handle, slot));
-    return new Sequence(this, slot, threshold, length);
+    return new Sequence(this, slot, shortest(threshold), length);
   }
 
   /** @internal For tests: fills all memory that holds no live pair with NaN. */
@@ -216,6 +216,15 @@ export class Sequence implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }
+}
+
+/** The shortest decimal number of those that the device, which keeps f32, takes for the same: what was once given. */
+function shortest(single: number): number {
+  for (let digits = 1; digits < 9; digits++) {
+    const decimal = Number(single.toPrecision(digits));
+    if (Math.fround(decimal) === single) return decimal;
+  }
+  return single;
 }
 
 const DIGEST_BYTES = 32;
