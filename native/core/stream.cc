@@ -123,6 +123,7 @@ void Stream::work() {
 // What the accelerator has been given belongs to `running_`; so does what goes wrong with it.
 void Stream::finish_accelerator() {
   if (!execution_.accelerator) return;
+  unfinished_ = false;
   Status status = execution_.accelerator->finish();
   if (status.ok() || !running_->failure.ok()) return;
   running_->failure = status;
@@ -136,7 +137,7 @@ void Stream::execute(Entry& entry) {
     return;
   }
   auto start = Clock::now();
-  if (entry.done || running_ != entry.submission) finish_accelerator();
+  if (entry.done || (unfinished_ && running_ != entry.submission)) finish_accelerator();
   running_ = entry.submission;
   execution_.cancelled = &submission.cancelled;
   auto check = [&] {
@@ -145,6 +146,7 @@ void Stream::execute(Entry& entry) {
   };
   auto run = [&](const Command& command) {
     if (!check()) return;
+    unfinished_ = true;
     Status status = command(execution_);
     if (status.ok()) return;
     submission.failure = status;

@@ -122,6 +122,7 @@ class Stream {
   std::shared_ptr<Submission> common_ = std::make_shared<Submission>();
   std::shared_ptr<Submission> current_ = common_;  // JavaScript thread only
   std::shared_ptr<Submission> running_ = common_;  // stream thread only: whose work the accelerator has
+  bool unfinished_ = false;  // stream thread only: whether it has been given any since it was last waited for
 
   std::atomic<uint64_t> busy_{0};
   std::atomic<size_t> waiting_{0};
