@@ -392,6 +392,29 @@ int main() {
     start(between_kernel, 2, 64, right, memory, true);
     start(early_kernel, 1, 64, false, memory, true);
   });
+  races::like_racecheck = true;
+  const struct {
+    const char* name;
+    Kernel* kernel;
+    int threads;
+    bool follows;
+  } right_kernels[] = {
+      {"a named barrier", named_barrier_kernel, 96, true},
+      {"__syncwarp", warp_barrier_kernel, 64, true},
+      {"an mbarrier", barrier_kernel, 64, true},
+      {"an arrival for a warp", elected_arrival_kernel, 64, false},
+      {"a wait for a warp", elected_wait_kernel, 64, false},
+      {"a chain of mbarriers", chain_kernel, 96, true},
+      {"a bulk copy into what is read", overwriting_copy_kernel, 64, true},
+      {"a copy of 16 bytes", small_copy_kernel, 64, true},
+      {"a matrix instruction", matrix_kernel, 128, true},
+  };
+  for (const auto& test : right_kernels) {
+    start(test.kernel, 1, test.threads, true, memory);
+    if (races::take_reports().empty() == test.follows) continue;
+    failures++;
+    printf("FAILED racecheck %s %s\n", test.follows ? "follows" : "does not follow", test.name);
+  }
   printf("race_test: %d failed\n", failures);
   return failures > 0;
 }
