@@ -108,7 +108,10 @@ int run(const Options& options) {
   TimingContext context(options);
   spkv::Status status;
   const auto library = open_matrix_library(&status);
-  if (!library) return 1;
+  if (!library) {
+    fprintf(stderr, "%s\n", status.message);
+    return 1;
+  }
   Runs runs(getenv("SPKV_CUBLASLT"));
   for (int time = 1; time <= 2; time++) {
     status = multiply(*library, product, context);
