@@ -82,6 +82,13 @@ export class KvCache implements Disposable {
     return settle(native().poolStats(this.#handle));
   }
 
+  /** What {@link Sequence.forecast} says, of several sequences for the price of one. */
+  async forecast(sequences: readonly Sequence[], tokens: number): Promise<Int32Array[]> {
+    const slots = Int32Array.from(sequences, ({ slot }) => slot);
+    const pages = await settle(native().forecastSequences(this.#handle, slots, integer(tokens, 'tokens', 0, 1 << 20)));
+    return sequences.map((_, row) => pages.subarray(row * tokens, (row + 1) * tokens));
+  }
+
   /** A new, empty sequence that keeps the pairs whose utility is at least `threshold`. */
   async createSequence(opts?: { threshold?: number }): Promise<Sequence> {
     const { threshold = 0.5 } = options(opts, 'sequence options', ['threshold']);
@@ -98,7 +105,7 @@ export class KvCache implements Disposable {
     }
     const slot = await settle(native().restoreSequence(this.#handle, new Uint8Array(body)));
     const { threshold, length } = await settle(native().sequenceStats(this.#handle, slot));
-    return new Sequence(this, slot, threshold, length);
+    return new Sequence(this, slot, shortest(threshold), length);
   }
 
   /** @internal For tests: fills all memory that holds no live pair with NaN. */
@@ -175,8 +182,9 @@ export class Sequence implements AsyncDisposable {
    * copies of shared pages included. What leaves the window has been judged when it came in, so this is exact for as
    * many tokens as the window has; further on it is what will do if everything is kept.
    */
-  forecast(tokens: number): Promise<Int32Array> {
-    return settle(native().forecastSequence(this.cache.handle, this.slot, integer(tokens, 'tokens', 0, 1 << 20)));
+  async forecast(tokens: number): Promise<Int32Array> {
+    const [pages] = await this.cache.forecast([this], tokens);
+    return pages!;
   }
 
   /** A second sequence with the same content. Pages are shared until one of the two writes to them. */
@@ -208,6 +216,15 @@ export class Sequence implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }
+}
+
+/** The shortest decimal number of those that the device, which keeps f32, takes for the same: what was once given. */
+function shortest(single: number): number {
+  for (let digits = 1; digits < 9; digits++) {
+    const decimal = Number(single.toPrecision(digits));
+    if (Math.fround(decimal) === single) return decimal;
+  }
+  return single;
 }
 
 const DIGEST_BYTES = 32;

@@ -99,7 +99,7 @@ export interface Native {
   forkSequence(cache: CacheHandle, slot: number): Promise<number>;
   rewindSequence(cache: CacheHandle, slot: number, tokens: number): Promise<void>;
   sequenceStats(cache: CacheHandle, slot: number): Promise<SequenceStats>;
-  forecastSequence(cache: CacheHandle, slot: number, tokens: number): Promise<Int32Array>;
+  forecastSequences(cache: CacheHandle, slots: Int32Array, tokens: number): Promise<Int32Array>;
   saveSequence(cache: CacheHandle, slot: number): Promise<Uint8Array>;
   restoreSequence(cache: CacheHandle, bytes: Uint8Array): Promise<number>;
   poisonCache(cache: CacheHandle): Promise<void>;

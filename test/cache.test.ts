@@ -71,7 +71,7 @@ test('fork, rewind, save and restore change nothing that a sequence sees', async
       } else if (kind === 'save') {
         const saved = await member.sequence.save();
         const copy = { sequence: await harness.cache.restoreSequence(saved), reference: member.reference.fork() };
-        expect({ length: copy.sequence.length, threshold: copy.sequence.threshold }).toEqual({ length, threshold: Math.fround(member.sequence.threshold) });
+        expect({ length: copy.sequence.length, threshold: Math.fround(copy.sequence.threshold) }).toEqual({ length, threshold: Math.fround(member.sequence.threshold) });
         expect(Buffer.compare(await copy.sequence.save(), saved)).toBe(0);
         peak.set(copy, peak.get(member)!);
         members.push(copy);
@@ -205,6 +205,16 @@ test('what the sequences hold survives the growth of the tables', async () => {
     for (let i = 0; i < 3; i++) await harness.step(members, members.map(() => 1), OPEN, 2);
   }
   await expectConsistentPool(harness, members);
+});
+
+test('a restored sequence has the threshold that it was given', async () => {
+  const harness = new Harness(device, SMALL, random(10));
+  for (const threshold of [0, 0.1, 0.7, 1.01, -1e30, 1 / 3]) {
+    await using original = await harness.cache.createSequence({ threshold });
+    await using restored = await harness.cache.restoreSequence(await original.save());
+    expect(Math.fround(restored.threshold)).toBe(Math.fround(threshold));
+    if (threshold !== 1 / 3) expect(restored.threshold).toBe(threshold); // the cache keeps f32: of a third, eight digits
+  }
 });
 
 test.each(CACHE_DTYPES)('damaged bytes of a sequence of %s are refused, checksum or not, and never crash', async (dtype) => {

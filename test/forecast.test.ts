@@ -52,6 +52,23 @@ test('beyond the window a forecast counts everything as kept', async () => {
   await fc.assert(property, RUNS);
 });
 
+test('of several sequences it says what it says of each', async () => {
+  const lengths = fc.array(fc.integer({ min: 0, max: 300 }), { maxLength: 5 });
+  const property = fc.asyncProperty(shapes, lengths, fc.integer({ min: 0, max: 200 }), seeds, async (shape, before, tokens, seed) => {
+    const harness = new Harness(device, shape, random(seed));
+    const sequences = [];
+    for (const length of before) {
+      const member = await harness.create();
+      if (length > 0) await harness.insert(harness.data([member], [length], DENSITIES));
+      sequences.push(member.sequence, await member.sequence.fork());
+    }
+    const alone = await Promise.all(sequences.map((sequence) => sequence.forecast(tokens)));
+    expect(await harness.cache.forecast(sequences, tokens)).toEqual(alone);
+    harness.cache.dispose();
+  });
+  await fc.assert(property, RUNS);
+});
+
 test('refuses what is no number of tokens, and a sequence that is gone', async () => {
   const harness = new Harness(device, { layers: 1, kvHeads: 1, group: 1, headDim: 2, window: 4, slack: 0, dtype: 'f32' }, random(1));
   const { sequence } = await harness.create();

@@ -67,6 +67,7 @@ function faster(seconds: number, denseSeconds: number): string {
 /** Loss, density, bytes, and how many notes are still known, per threshold. */
 export function costs(trials: readonly Trial[], notes: readonly Note[], unit: string, style: Style, width: number): string {
   const dense = trials[0]!;
+  const disturbed = trials.some(({ threshold, loss }) => threshold > 0 && threshold <= 1 && loss < 0.98 * dense.loss);
   const rows = trials.map(({ threshold, loss, cache, recalled }) => [
     threshold === 0 ? 'dense (τ 0)' : threshold > 1 ? 'window only' : `τ ${threshold}`,
     loss.toFixed(4),
@@ -79,7 +80,8 @@ export function costs(trials: readonly Trial[], notes: readonly Note[], unit: st
   const text =
     `Loss is how badly the model predicts the ${unit}s of the file, in nats: lower is better. ` +
     'Kept is the share of the pairs that have left the window. ' +
-    `Notes: ${notes.length} lines such as "note ${name} = ${value}" are hidden in the file; at its end the model is asked for their numbers.`;
+    `Notes: ${notes.length} lines such as "note ${name} = ${value}" are hidden in the file; at its end the model is asked for their numbers.` +
+    (disturbed ? ' This model has learned to do without what it drops: shown all of it (τ 0), it does worse.' : '');
   const head = ['', `loss per ${unit}`, 'change', 'kept', 'bytes held', 'notes recalled'];
   return `${indent(wrap(text, width - 4))}\n\n${table(style, head, rows)}`;
 }

@@ -22,7 +22,7 @@ export interface Batch {
   // --- Filled by the runner.
   /** The token drawn for each row. Means nothing where the row has failed. */
   drawn: Int32Array;
-  /** For rows whose request asks for it. */
+  /** For rows whose request asks for it; there is nothing for others. */
   logprobs: (TokenLogprobs | undefined)[];
   /** For texts whose request asks: of each token that they have read, which layers and heads keep it. */
   kept: Map<Choice, Uint8Array[]>;

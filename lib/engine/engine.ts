@@ -64,7 +64,7 @@ export class Engine implements AsyncDisposable {
     this.#pageBytes = model.device.pageBytes(cache.headDim, cache.dtype);
     this.#prefixes = new Prefixes(this.#pages, chunk, reuse, Math.floor(reuseShare * cache.capacityPages));
     this.#parking = new Parking(cache, this.#pages, this.#prefixes, this.#rates);
-    this.#runner = new Runner(model, maxSequences, stepTokens, (stats) => this.#pages.note(stats));
+    this.#runner = new Runner(model, maxSequences, stepTokens, (stats) => this.#pages.note(stats), () => this.#deliver());
     this.#scheduler = new Scheduler({
       cache, chunk, options: this.#options, queue: this.#queue, pages: this.#pages, prefixes: this.#prefixes,
       parking: this.#parking, rates: this.#rates,
@@ -155,6 +155,7 @@ export class Engine implements AsyncDisposable {
         for (const request of this.#open) request.fail(error);
         await this.#scheduler.abandon();
       }
+      this.#deliver();
       if (this.#closing && this.#open.size === 0 && this.#scheduler.running.size === 0) return;
       await this.#sleep(woken);
     }
@@ -222,6 +223,14 @@ export class Engine implements AsyncDisposable {
       await this.#scheduler.remove(choice, !choice.request.failed);
     }
     if (finished.length > 0) await this.#pages.refresh();
+  }
+
+  /**
+   * Wakes the readers of what the last step has written. What they do then is not to keep the device waiting: it comes
+   * when the next step is under way, or when there is none.
+   */
+  #deliver(): void {
+    for (const request of this.#open) request.deliver();
   }
 
   #ended(request: Request): void {

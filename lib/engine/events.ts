@@ -21,7 +21,8 @@ export interface TextEvent {
 
 /**
  * What a request has written and nobody has read yet. Events of one text that wait become one, so however slow the
- * reader, this holds no more than the texts themselves.
+ * reader, this holds no more than the texts themselves. A reader that waits is woken by {@link deliver}, when there is
+ * time for what it does then.
  */
 export class EventBuffer implements AsyncIterator<TextEvent, void, void> {
   readonly #waiting: TextEvent[] = [];
@@ -39,9 +40,9 @@ export class EventBuffer implements AsyncIterator<TextEvent, void, void> {
     this.#onLeave = onLeave;
   }
 
-  /** Tokens that wait for a reader; 0 as long as nobody has begun to read. */
+  /** Tokens that a reader is behind: none as long as nobody has begun to read, or whoever reads waits for more. */
   get unread(): number {
-    return this.#begun ? this.#unread : 0;
+    return this.#begun && this.#wanted.length === 0 ? this.#unread : 0;
   }
 
   /** When something was last asked for, in milliseconds of performance.now(). */
@@ -51,11 +52,6 @@ export class EventBuffer implements AsyncIterator<TextEvent, void, void> {
 
   push(event: TextEvent): void {
     if (this.#end) return;
-    const wanted = this.#wanted.shift();
-    if (wanted) {
-      wanted.resolve({ value: event, done: false });
-      return;
-    }
     this.#unread += event.tokens.length;
     const before = this.#waiting.findLast(({ index }) => index === event.index);
     if (!before) {
@@ -68,9 +64,19 @@ export class EventBuffer implements AsyncIterator<TextEvent, void, void> {
     before.finishReason = event.finishReason;
   }
 
+  /** Gives readers that wait what has come for them. */
+  deliver(): void {
+    while (this.#wanted.length > 0 && this.#waiting.length > 0) {
+      const value = this.#waiting.shift()!;
+      this.#unread -= value.tokens.length;
+      this.#wanted.shift()!.resolve({ value, done: false });
+    }
+  }
+
   /** No more events will come; with an error, the reader gets it after what waits. */
   end(error?: { error: unknown }): void {
     if (this.#end) return;
+    this.deliver();
     this.#end = error ?? {};
     // Who waits has taken all that there was.
     for (const { resolve, reject } of this.#wanted.splice(0)) {
@@ -83,6 +89,7 @@ export class EventBuffer implements AsyncIterator<TextEvent, void, void> {
   next(): Promise<IteratorResult<TextEvent, void>> {
     this.#begun = true;
     this.#lastRead = performance.now();
+    this.deliver(); // who came first is served first
     const value = this.#waiting.shift();
     if (value) {
       this.#unread -= value.tokens.length;

@@ -42,34 +42,54 @@ export class Pages {
     this.note(await this.#cache.stats());
   }
 
-  /** Makes the forecasts of texts reach so many tokens, and over half of the window if the text is being written. */
+  /**
+   * Makes the forecasts of texts reach so many tokens, and over half of the window if the text is being written. To ask
+   * is to wait for the device, so those that would be asked about soon are asked about together.
+   */
   async forecast(choices: Iterable<Choice>, tokens: (choice: Choice) => number): Promise<void> {
     const { window } = this.#cache;
-    const due = [...choices].filter((choice) => {
-      const left = choice.forecast ? choice.forecast.pages.length - (choice.read - choice.forecast.length) : -1;
-      return left < tokens(choice) || (choice.unread === 0 && left < window / 2);
-    });
-    await Promise.all(
-      due.map(async (choice) => {
-        const length = choice.read;
-        const pages = await choice.sequence!.forecast(Math.max(tokens(choice), window));
-        choice.forecast = { length, pages };
-      }),
-    );
+    const reading: Choice[] = [];
+    const writing: Choice[] = [];
+    let due = false;
+    for (const choice of choices) {
+      const known = this.#known(choice);
+      if (choice.unread > 0) {
+        if (known < tokens(choice)) reading.push(choice);
+      } else if (known < Math.max(1, 0.75 * window)) {
+        writing.push(choice);
+        due ||= known < Math.max(1, 0.5 * window);
+      }
+    }
+    const asked = reading.map((choice) => this.#ask([choice], Math.max(tokens(choice), window)));
+    if (due) asked.push(this.#ask(writing, window));
+    await Promise.all(asked);
+  }
+
+  async #ask(choices: readonly Choice[], tokens: number): Promise<void> {
+    const lengths = choices.map(({ read }) => read);
+    const forecasts = await this.#cache.forecast(choices.map(({ sequence }) => sequence!), tokens);
+    for (const [i, choice] of choices.entries()) choice.forecast = { length: lengths[i]!, pages: forecasts[i]! };
+  }
+
+  /** Tokens that a text's forecast still reaches. */
+  #known({ forecast, read }: Choice): number {
+    return forecast ? forecast.pages.length - (read - forecast.length) : 0;
   }
 
   /** Pages that the next `tokens` tokens of a text will take, at most. */
-  need({ forecast, read }: Choice, tokens: number): number {
-    const at = (count: number) => (count > 0 ? forecast!.pages[count - 1]! : 0);
-    return at(read - forecast!.length + tokens) - at(read - forecast!.length);
+  need(choice: Choice, tokens: number): number {
+    if (tokens === 0) return 0;
+    const { length, pages } = choice.forecast!;
+    const before = choice.read - length;
+    return pages[before + tokens - 1]! - (before > 0 ? pages[before - 1]! : 0);
   }
 
   /** Pages to be left for a text that runs: what it will take as far as that is known, or guessed for its prompt. */
   reserve(choice: Choice): number {
-    const { forecast, read, unread, siblings } = choice;
+    const { unread, siblings } = choice;
     const forks = siblings.length * this.ring;
     if (unread > 0) return forks + this.guess(choice.request.options.threshold, unread);
-    const known = forecast ? forecast.pages.length - (read - forecast.length) : 0;
+    const known = this.#known(choice);
     return forks + (known > 0 ? this.need(choice, Math.min(known, choice.left)) : 0);
   }
 

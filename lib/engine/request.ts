@@ -161,6 +161,11 @@ export class Request implements AsyncIterable<TextEvent> {
     if (event.finishReason !== undefined && this.choices.every(({ cache }) => cache)) this.#end();
   }
 
+  /** @internal Wakes its reader, if that waits for what there is. */
+  deliver(): void {
+    this.#events.deliver();
+  }
+
   /** @internal */
   fail(error: unknown): void {
     if (this.#ended) return;

@@ -28,6 +28,9 @@ export class Rows {
   readonly #graphs = new Map<string, Graph>();
   #choices: readonly Choice[] = [];
   #boundSlots = new Int32Array(0);
+  /** Whether some of them have penalties, or a constraint. */
+  #penalised = false;
+  #masked = false;
   /** Whose history each row has. */
   readonly #histories: (Choice | undefined)[] = [];
   /** What #ids has on the device, as far as that is known. */
@@ -50,18 +53,22 @@ export class Rows {
 
   /** Enqueues what a step of these rows needs to know, as far as it is not there from the last one. */
   bind(choices: readonly Choice[]): void {
-    const slots = Int32Array.from(choices, ({ sequence }) => sequence!.slot);
-    const rows = (tensor: Tensor) => tensor.slice(0, 0, choices.length);
-    const same = choices.length === this.#choices.length && choices.every((choice, row) => choice === this.#choices[row] && slots[row] === this.#boundSlots[row]);
-    if (!same) {
-      rows(this.#slots).write(slots);
+    const bound = (choice: Choice, row: number) => choice === this.#choices[row] && choice.sequence!.slot === this.#boundSlots[row];
+    if (choices.length !== this.#choices.length || !choices.every(bound)) {
+      const rows = (tensor: Tensor) => tensor.slice(0, 0, choices.length);
+      const slots = Int32Array.from(choices, ({ sequence }) => sequence!.slot);
       const samplings = choices.map(({ sampling }) => sampling);
+      rows(this.#slots).write(slots);
       rows(this.#settings).write(settingsOf(samplings));
       rows(this.#seeds).write(seedsOf(samplings));
       this.#choices = choices;
       this.#boundSlots = slots;
+      this.#penalised = samplings.some(penalised);
+      this.#masked = choices.some(({ progress }) => progress);
+      this.#histories.length = this.#penalised ? choices.length : 0;
     }
-    if (this.#penalised) this.#history ??= this.#cache.device.tensor('i32', [this.#most, this.#network.config.vocabSize]);
+    if (!this.#penalised) return;
+    this.#history ??= this.#cache.device.tensor('i32', [this.#most, this.#network.config.vocabSize]);
     for (const [row, choice] of choices.entries()) {
       // While known tokens are read again, what is drawn is counted for nothing.
       if (!penalised(choice.sampling) || !choice.writing) this.#histories[row] = undefined;
@@ -75,8 +82,10 @@ export class Rows {
    */
   step(failures: Map<Choice, SpkvError>): void {
     const { length } = this.#choices;
-    const next = this.#choices.map((choice) => choice.ids[choice.read]!);
-    if (next.length !== this.#next.length || next.some((id, row) => id !== this.#next[row])) this.ids(0, length).write(Int32Array.from(next));
+    const known = ({ ids, read }: Choice, row: number) => ids[read] === this.#next[row];
+    if (length !== this.#next.length || !this.#choices.every(known)) {
+      this.ids(0, length).write(Int32Array.from(this.#choices, ({ ids, read }) => ids[read]!));
+    }
     const masked = this.#masked;
     const history = this.#penalised;
     const key = masked ? String(length) : `${length} ${history}`;
@@ -123,14 +132,6 @@ export class Rows {
   /** Logits of rows [start, end), from which the last step drew. */
   logits(start: number, end: number): Tensor {
     return this.#logits.slice(0, start, end);
-  }
-
-  get #penalised(): boolean {
-    return this.#choices.some(({ sampling }) => penalised(sampling));
-  }
-
-  get #masked(): boolean {
-    return this.#choices.some(({ progress }) => progress);
   }
 
   /** Tells which tokens the last step has left on the device as its rows' next ones. */

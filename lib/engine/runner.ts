@@ -15,14 +15,16 @@ export class Runner {
   readonly #memory: StepMemory;
   readonly #rows: Rows;
   readonly #onPool: (stats: PoolStats) => void;
+  readonly #meanwhile: () => void;
 
-  /** `onPool` is told the state of the pool after every step. */
-  constructor(model: Model, maxSequences: number, stepTokens: number, onPool: (stats: PoolStats) => void) {
+  /** `onPool` is told the state of the pool after every step; `meanwhile` does what can be done while the device is at work. */
+  constructor(model: Model, maxSequences: number, stepTokens: number, onPool: (stats: PoolStats) => void, meanwhile: () => void) {
     this.#model = model;
     this.#device = model.device;
     this.#memory = model.network.createMemory(stepTokens);
     this.#rows = new Rows(model.network, model.cache, this.#memory, maxSequences);
     this.#onPool = onPool;
+    this.#meanwhile = meanwhile;
   }
 
   /**
@@ -31,7 +33,7 @@ export class Runner {
    */
   async run(batch: Batch): Promise<void> {
     batch.drawn = new Int32Array(batch.rows.length);
-    batch.logprobs = batch.rows.map(() => undefined);
+    batch.logprobs = [];
     try {
       await this.#step(batch);
     } catch (error) {
@@ -72,12 +74,14 @@ export class Runner {
 
   async #step(batch: Batch): Promise<void> {
     const { rows, pieces } = batch;
-    await this.#device.submit(() => {
+    const answers = this.#device.submit(() => {
       if (rows.length > 0) this.#rows.bind(rows);
       if (pieces.length > 0) this.#mixed(batch);
       else this.#rows.step(batch.failures);
       return Promise.all([this.#read(batch, 0), this.#readKept(batch), this.#model.cache.stats().then(this.#onPool)]);
     });
+    this.#meanwhile();
+    await answers;
     this.#advance(batch);
     this.#rows.drawn(batch.drawn);
   }
@@ -113,13 +117,16 @@ export class Runner {
   async #read({ rows, drawn, logprobs }: Batch, start: number): Promise<void> {
     if (rows.length === 0) return this.#device.synchronize();
     const ids = this.#rows.ids(start, start + rows.length).read();
-    const logits = rows.map(async (choice, row) => {
+    const logits: Promise<{ row: number; count: number; values: Float32Array }>[] = [];
+    for (const [row, choice] of rows.entries()) {
       const count = choice.request.options.logprobs;
-      return count === undefined ? undefined : { count, values: (await this.#rows.logits(start + row, start + row + 1).read()) as Float32Array };
-    });
+      if (count === undefined) continue;
+      const values = this.#rows.logits(start + row, start + row + 1).read() as Promise<Float32Array>;
+      logits.push(values.then((each) => ({ row, count, values: each })));
+    }
     const [tokens, all] = await Promise.all([ids as Promise<Int32Array>, Promise.all(logits)]);
     drawn.set(tokens);
-    for (const [row, found] of all.entries()) if (found) logprobs[row] = tokenLogprobs(found.values, drawn[row]!, found.count);
+    for (const { row, count, values } of all) logprobs[row] = tokenLogprobs(values, drawn[row]!, count);
   }
 
   /** Asks what is kept of the tokens of the last step, where somebody wants to know. */

@@ -86,14 +86,13 @@ export class Scheduler {
   /** Texts whose request has ended or whose time is up lose their places before the step. */
   async #release(now: number): Promise<void> {
     const { queue, pages } = this.#parts;
-    for (const choice of [...this.#running, ...queue]) {
-      const { request } = choice;
-      if (!request.ended && now > request.expires) {
-        request.fail(new SpkvError('DEADLINE', `The request has not ended within its ${request.options.deadline} milliseconds`));
-      }
-    }
-    for (const choice of queue) if (choice.ended) queue.remove(choice);
-    const ended = [...this.#running].filter((choice) => choice.ended);
+    const over = (choice: Choice) => {
+      if (now > choice.request.expires) choice.request.fail(new SpkvError('DEADLINE', `The request has not ended within its ${choice.request.options.deadline} milliseconds`));
+      return choice.ended;
+    };
+    for (const choice of queue) if (over(choice)) queue.remove(choice);
+    const ended: Choice[] = [];
+    for (const choice of this.#running) if (over(choice)) ended.push(choice);
     await Promise.all(ended.map((choice) => this.remove(choice, false)));
     if (ended.length > 0 || !pages.stats) await pages.refresh();
   }
@@ -193,11 +192,13 @@ export class Scheduler {
   #plan(now: number): Batch {
     const { pages, options } = this.#parts;
     const batch = emptyBatch();
-    const able = [...this.#running].filter((choice) => !this.paused(choice));
-    batch.rows = keepPlaces(this.#rows, able.filter(({ unread }) => unread === 0));
+    const writing: Choice[] = [];
+    const reading: Choice[] = [];
+    for (const choice of this.#running) if (!this.paused(choice)) (choice.unread === 0 ? writing : reading).push(choice);
+    batch.rows = keepPlaces(this.#rows, writing);
     for (const choice of batch.rows) batch.pages += pages.need(choice, 1);
     let tokens = batch.rows.length;
-    for (const choice of this.#readers(able, now)) {
+    for (const choice of this.#inTurn(reading, now)) {
       const piece: Piece = { choice, ids: choice.ids.slice(choice.read, choice.read + this.#tokens(choice)) };
       const need = pages.need(choice, piece.ids.length);
       const first = batch.rows.length + batch.pieces.length === 0;
@@ -210,9 +211,9 @@ export class Scheduler {
   }
 
   /** Prompts that are read, the shortest first; but what has waited as long as a longer one takes goes before that. */
-  #readers(able: readonly Choice[], now: number): Choice[] {
+  #inTurn(reading: Choice[], now: number): Choice[] {
     const left = ({ unread, request }: Choice) =>
       unread * this.#parts.rates.read.value - (now - request.arrival) - request.options.priority * 1e6;
-    return able.filter(({ unread }) => unread > 0).sort((a, b) => left(a) - left(b));
+    return reading.sort((a, b) => left(a) - left(b));
   }
 }

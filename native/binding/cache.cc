@@ -190,19 +190,24 @@ Napi::Value sequence_stats(const Napi::CallbackInfo& info) {
       result);
 }
 
-// forecastSequence(cache, slot, tokens) -> promise of an Int32Array of pages
-Napi::Value forecast_sequence(const Napi::CallbackInfo& info) {
+// forecastSequences(cache, slots, tokens) -> promise of an Int32Array of pages [slots, tokens]
+Napi::Value forecast_sequences(const Napi::CallbackInfo& info) {
   CacheHandle& handle = cache_argument(info);
-  int32_t slot = slot_argument(info);
+  if (!info[1].IsTypedArray() || info[1].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array)
+    raise(info.Env(), Code::kInvalidArgument, "Expected an Int32Array for slots");
+  Napi::Int32Array array = info[1].As<Napi::Int32Array>();
+  std::vector<int32_t> slots(array.Data(), array.Data() + array.ElementLength());
   int64_t tokens = integer_argument(info, 2, "tokens", 0, 1 << 20);
-  auto pages = std::make_shared<std::vector<int32_t>>(static_cast<size_t>(tokens));
+  auto pages = std::make_shared<std::vector<int32_t>>();
   return Completions::request(
       info.Env(), handle.state,
-      [pages, slot, cache = handle.cache](Execution&) { return cache->forecast(slot, pages.get()); },
+      [pages, slots, tokens, cache = handle.cache](Execution&) {
+        return cache->forecast(slots, tokens, pages.get());
+      },
       [pages](Napi::Env env) -> Napi::Value {
-        Napi::Int32Array array = Napi::Int32Array::New(env, pages->size());
-        for (size_t i = 0; i < pages->size(); i++) array[i] = (*pages)[i];
-        return array;
+        Napi::Int32Array result = Napi::Int32Array::New(env, pages->size());
+        if (!pages->empty()) memcpy(result.Data(), pages->data(), pages->size() * sizeof(int32_t));
+        return result;
       });
 }
 

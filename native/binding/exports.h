@@ -42,7 +42,7 @@
   X(forkSequence, fork_sequence)                      \
   X(rewindSequence, rewind_sequence)                  \
   X(sequenceStats, sequence_stats)                    \
-  X(forecastSequence, forecast_sequence)              \
+  X(forecastSequences, forecast_sequences)            \
   X(saveSequence, save_sequence)                      \
   X(restoreSequence, restore_sequence)                \
   X(poisonCache, poison_cache)                        \

@@ -83,9 +83,11 @@ class Cache {
   // Takes back the last `tokens` tokens (at most the slack).
   virtual Status rewind(int32_t slot, int64_t tokens) = 0;
   virtual Status sequence_stats(int32_t slot, SequenceStats* stats) const = 0;
-  // The pages that the sequence takes from the pool, as if it were alone: (*pages)[i] for i + 1 more tokens,
-  // with the copies of shared pages. Exact as far as the window reaches, an upper bound beyond it.
-  virtual Status forecast(int32_t slot, std::vector<int32_t>* pages) const = 0;
+  // The pages that each of some sequences takes from the pool, as if it were alone: pages [slots, tokens],
+  // with i + 1 more tokens in column i, and with the copies of shared pages. Exact as far as the window
+  // reaches, an upper bound beyond it.
+  virtual Status forecast(const std::vector<int32_t>& slots, int64_t tokens,
+                          std::vector<int32_t>* pages) const = 0;
 
   // The sequence as bytes that do not depend on the device; `restore` makes a new sequence of them.
   virtual Status save(int32_t slot, std::vector<uint8_t>* bytes) const = 0;

@@ -7,8 +7,9 @@ namespace spkv {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-// A program that reads one result and enqueues the next step comes back within this time.
-constexpr auto kAwake = std::chrono::microseconds(100);
+// A program that reads one result and enqueues the next step comes back within this time, also where the
+// result is the tokens of many texts: to be woken would add to every step.
+constexpr auto kAwake = std::chrono::microseconds(500);
 
 }  // namespace
 

@@ -154,16 +154,22 @@ Status CpuCache::sequence_stats(int32_t slot, SequenceStats* stats) const {
   return Status();
 }
 
-Status CpuCache::forecast(int32_t slot, std::vector<int32_t>* pages) const {
-  SPKV_RETURN_IF_ERROR(check(slot));
-  const Sequence& sequence = sequences_[static_cast<size_t>(slot)];
-  int64_t slots = geometry_.ring_slots();
-  for (size_t i = 0; i < sequence.lists.size(); i++) {
-    const List& list = sequence.lists[i];
-    const uint8_t* keep = sequence.keep.data() + i * static_cast<size_t>(slots);
-    forecast_list(
-        geometry_, sequence.length, list.kept, [&](int64_t position) { return keep[position % slots] != 0; },
-        [&](int64_t page) { return pool_.references(list.pages[static_cast<size_t>(page)]) > 1; }, pages);
+Status CpuCache::forecast(const std::vector<int32_t>& slots, int64_t tokens,
+                          std::vector<int32_t>* pages) const {
+  for (int32_t slot : slots) SPKV_RETURN_IF_ERROR(check(slot));
+  pages->assign(slots.size() * static_cast<size_t>(tokens), 0);
+  const int64_t ring_slots = geometry_.ring_slots();
+  for (size_t b = 0; b < slots.size(); b++) {
+    const Sequence& sequence = sequences_[static_cast<size_t>(slots[b])];
+    int32_t* row = pages->data() + b * static_cast<size_t>(tokens);
+    for (size_t i = 0; i < sequence.lists.size(); i++) {
+      const List& list = sequence.lists[i];
+      const uint8_t* keep = sequence.keep.data() + i * static_cast<size_t>(ring_slots);
+      forecast_list(
+          geometry_, sequence.length, list.kept, [&](int64_t slot) { return keep[slot] != 0; },
+          [&](int64_t page) { return pool_.references(list.pages[static_cast<size_t>(page)]) > 1; }, tokens,
+          row);
+    }
   }
   return Status();
 }

@@ -6,8 +6,8 @@
 #include <map>
 #include <mutex>
 
-#include "core/forecast.h"
 #include "cuda/common/page_layout.cuh"
+#include "cuda/forecast.h"
 #include "cuda/page_content.h"
 
 namespace spkv {
@@ -257,37 +257,23 @@ Status CudaCache::sequence_stats(int32_t slot, SequenceStats* stats) const {
   return Status();
 }
 
-Status CudaCache::forecast(int32_t slot, std::vector<int32_t>* pages) const {
-  SPKV_RETURN_IF_ERROR(check(slot));
-  std::vector<int32_t> kept, keep, shared;
-  int32_t length, oldest;
-  SPKV_RETURN_IF_ERROR(read_ring(slot, &length, &oldest));
-  SPKV_RETURN_IF_ERROR(read_lists(&kept, state_.kept, slot, 1));
-  const auto* words = reinterpret_cast<const int32_t*>(state_.keep);
-  SPKV_RETURN_IF_ERROR(read_lists(&keep, words, slot, state_.keep_words));
-  size_t marks = static_cast<size_t>(state_.ring_pages) + 1, lists = static_cast<size_t>(geometry_.lists());
-  shared.resize(lists * marks);
-  if (sequence(slot).family.use_count() > 1) {
-    Status status;
-    int64_t bytes = static_cast<int64_t>(shared.size() * sizeof(int32_t));
-    auto* device = static_cast<int32_t*>(context_.scratch(Scratch::kInsert, bytes, &status));
-    if (!device) return status;
-    SPKV_RETURN_IF_ERROR(
-        cuda::check(find_shared_pages(state_, slot, device, context_.stream()), "finding shared pages"));
-    SPKV_RETURN_IF_ERROR(read(shared.data(), device, bytes));
-  }
-  for (size_t i = 0; i < lists; i++) {
-    auto kept_bit = [&](int64_t position) {
-      int64_t at = position % state_.ring_slots;
-      uint32_t word = static_cast<uint32_t>(keep[i * static_cast<size_t>(state_.keep_words) + at / 32]);
-      return (word >> (at % 32) & 1) != 0;
-    };
-    auto is_shared = [&](int64_t page) {
-      return shared[i * marks + std::min(static_cast<size_t>(page), marks - 1)] != 0;
-    };
-    forecast_list(geometry_, length, kept[i], kept_bit, is_shared, pages);
-  }
-  return Status();
+Status CudaCache::forecast(const std::vector<int32_t>& slots, int64_t tokens,
+                           std::vector<int32_t>* pages) const {
+  for (int32_t slot : slots) SPKV_RETURN_IF_ERROR(check(slot));
+  pages->resize(slots.size() * static_cast<size_t>(tokens));
+  if (pages->empty()) return Status();
+  const int64_t batch = static_cast<int64_t>(slots.size()), count = batch * tokens;
+  Status status;
+  auto* device =
+      static_cast<int32_t*>(context_.scratch(Scratch::kInsert, (count + batch) * int64_t{4}, &status));
+  if (!device) return status;
+  SPKV_RETURN_IF_ERROR(cuda::check(cudaMemcpyAsync(device + count, slots.data(), slots.size() * 4,
+                                                   cudaMemcpyHostToDevice, context_.stream()),
+                                   "writing slots"));
+  SPKV_RETURN_IF_ERROR(cuda::check(forecast_pages(state_, device, device + count, static_cast<int>(batch),
+                                                  static_cast<int>(tokens), context_.stream()),
+                                   "forecasting pages"));
+  return read(pages->data(), device, count * 4);
 }
 
 Status CudaCache::poison() {

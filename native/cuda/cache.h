@@ -49,7 +49,8 @@ class CudaCache : public Cache {
   Status fork(int32_t slot, int32_t* copy) override;
   Status rewind(int32_t slot, int64_t tokens) override;
   Status sequence_stats(int32_t slot, SequenceStats* stats) const override;
-  Status forecast(int32_t slot, std::vector<int32_t>* pages) const override;
+  Status forecast(const std::vector<int32_t>& slots, int64_t tokens,
+                  std::vector<int32_t>* pages) const override;
   Status save(int32_t slot, std::vector<uint8_t>* bytes) const override;
   Status restore(const uint8_t* bytes, int64_t size, int32_t* slot) override;
   Status poison() override;

@@ -179,8 +179,9 @@ Status rms_norm_backward(const RmsNormBackwardParams& params, Execution& executi
   bool aligned = !params.copy || starts_aligned(params.copy, kWidth);
   for (const View* view : {&params.dx, &params.dy, &params.x, &params.weight})
     aligned = aligned && starts_aligned(*view, kWidth);
-  const bool once = aligned && columns % kWidth == 0 && columns <= int64_t{kMostThreads} * kPacks * kWidth;
-  const unsigned threads = threads_for(blocks_for(columns, once ? kPacks * kWidth : kWidth), kMostThreads);
+  const bool short_row = columns % kWidth == 0 && columns <= int64_t{kMostThreads} * kPacks * kWidth;
+  const unsigned threads =
+      threads_for(blocks_for(columns, short_row ? kPacks * kWidth : kWidth), kMostThreads);
   LaunchShape shape;
   shape.block = dim3(threads, threads == 32 ? kWarpsPerBlock : 1);
   shape.shared_bytes = static_cast<int>(shape.block.y * columns * 4);
@@ -191,7 +192,7 @@ Status rms_norm_backward(const RmsNormBackwardParams& params, Execution& executi
   Status status;
   float* partial = partial_sums(groups, columns, on, &status);
   if (!partial) return status;
-  const auto kernel = once ? kernel_for<true>(params) : kernel_for<false>(params);
+  const auto kernel = short_row && aligned ? kernel_for<true>(params) : kernel_for<false>(params);
   SPKV_RETURN_IF_ERROR(
       check(launch(on.stream(), shape, kernel, params, rows, aligned, partial), "rms_norm_backward"));
   return add_partial_sums(params.d_weight, partial, groups, on);

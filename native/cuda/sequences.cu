@@ -144,17 +144,6 @@ __global__ void __launch_bounds__(kThreads) count_shared_kernel(CacheState cache
   if (at.lane == 0) atomicAdd(count, shared);
 }
 
-__global__ void __launch_bounds__(kThreads) find_shared_kernel(CacheState cache, int slot, int32_t* marks) {
-  WarpList at(cache);
-  if (!at.there) return;
-  int64_t list = cache.list(at.layer, slot, at.head);
-  const int32_t* row = cache.table + list * cache.table_pages;
-  int32_t* mark = marks + (at.layer * cache.kv_heads + at.head) * (cache.ring_pages + 1);
-  int last = cache.ring_pages + pages_for(cache.kept[list]) - 1;
-  for (int i = at.lane; i <= cache.ring_pages; i += 32)
-    mark[i] = cache.references[row[i < cache.ring_pages ? i : last]] > 1;
-}
-
 // One block per list of `from`.
 __global__ void __launch_bounds__(kThreads) move_kernel(CacheState from, CacheState to) {
   int64_t old_list = blockIdx.x;
@@ -205,10 +194,6 @@ cudaError_t rewind_sequence(const CacheState& cache, int slot, int tokens, cudaS
 
 cudaError_t count_shared_pages(const CacheState& cache, int slot, int32_t* count, cudaStream_t stream) {
   return launch(stream, warp_per_list(cache), count_shared_kernel, cache, slot, count);
-}
-
-cudaError_t find_shared_pages(const CacheState& cache, int slot, int32_t* marks, cudaStream_t stream) {
-  return launch(stream, warp_per_list(cache), find_shared_kernel, cache, slot, marks);
 }
 
 cudaError_t move_tables(const CacheState& from, const CacheState& to, cudaStream_t stream) {

@@ -35,8 +35,6 @@ cudaError_t fork_sequence(const CacheState& cache, int slot, int copy, cudaStrea
 cudaError_t rewind_sequence(const CacheState& cache, int slot, int tokens, cudaStream_t stream);
 // Adds to `*count` the pages of a sequence that others hold, too.
 cudaError_t count_shared_pages(const CacheState& cache, int slot, int32_t* count, cudaStream_t stream);
-// marks [L * G, R + 1]: which pages that the next pairs go to others hold, too: the ring's and the last one.
-cudaError_t find_shared_pages(const CacheState& cache, int slot, int32_t* marks, cudaStream_t stream);
 
 // Copies what the tables of `from` hold of all sequences to the larger ones of `to`.
 cudaError_t move_tables(const CacheState& from, const CacheState& to, cudaStream_t stream);
