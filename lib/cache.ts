@@ -84,7 +84,10 @@ export class KvCache implements Disposable {
 
   /** What {@link Sequence.forecast} says, of several sequences for the price of one. */
   async forecast(sequences: readonly Sequence[], tokens: number): Promise<Int32Array[]> {
-    const slots = Int32Array.from(sequences, ({ slot }) => slot);
+    const slots = Int32Array.from(sequences, (sequence, i) => {
+      if (!(sequence instanceof Sequence) || sequence.cache !== this) throw invalid('a sequence of this cache', `sequences[${i}]`, sequence);
+      return sequence.slot;
+    });
     const pages = await settle(native().forecastSequences(this.#handle, slots, integer(tokens, 'tokens', 0, 1 << 20)));
     return sequences.map((_, row) => pages.subarray(row * tokens, (row + 1) * tokens));
   }

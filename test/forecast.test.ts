@@ -74,6 +74,8 @@ test('refuses what is no number of tokens, and a sequence that is gone', async (
   const { sequence } = await harness.create();
   expect(await sequence.forecast(0)).toHaveLength(0);
   await expectError(async () => sequence.forecast(-1), 'INVALID_ARGUMENT', 'tokens', '-1');
+  const other = new Harness(device, { layers: 1, kvHeads: 1, group: 1, headDim: 2, window: 4, slack: 0, dtype: 'f32' }, random(1));
+  await expectError(async () => harness.cache.forecast([sequence, (await other.create()).sequence], 1), 'INVALID_ARGUMENT', 'sequences[1]', 'of this cache');
   await sequence.dispose();
   await expectError(async () => sequence.forecast(1), 'DISPOSED');
 });
