@@ -23,6 +23,13 @@ export interface DeviceOptions {
    * the latter. Defaults to 'bf16'.
    */
   precision?: 'bf16' | 'f32';
+  /**
+   * On a GPU, times the algorithms that cuBLASLt proposes for a kind of matrix product when it is first computed
+   * (not in a graph), and takes the fastest instead of the first. For work that computes the same products again and
+   * again, as training does: it opens its device so. Which is the fastest may differ from run to run, and with it the
+   * last bits of results. The CPU has one algorithm only. Defaults to false.
+   */
+  timeProducts?: boolean;
   /** Told why 'auto' has chosen the CPU although a CUDA library is there. Defaults to nobody. */
   onWarning?: (message: string) => void;
 }
@@ -43,16 +50,19 @@ const CPU_OPTIONS = ['threads', 'pin', 'instructions'] as const;
  * Errors: INVALID_ARGUMENT; DEVICE for a GPU that is not there or cannot be used, with the reason; OUT_OF_MEMORY.
  */
 export function openDevice(name: string = 'auto', opts?: DeviceOptions): Device {
-  const given = options(opts, 'device options', [...CPU_OPTIONS, 'precision', 'onWarning']);
+  const given = options(opts, 'device options', [...CPU_OPTIONS, 'precision', 'timeProducts', 'onWarning']);
   callback(given.onWarning, 'onWarning');
-  const exact = oneOf(given.precision ?? 'bf16', 'precision', ['bf16', 'f32']) === 'f32';
+  const gpu: GpuOptions = {
+    exact: oneOf(given.precision ?? 'bf16', 'precision', ['bf16', 'f32']) === 'f32',
+    timeProducts: boolean(given.timeProducts ?? false, 'timeProducts'),
+  };
   const unfit = CPU_OPTIONS.find((option) => given[option] !== undefined);
   if (name === 'cpu') return openCpu(given);
-  if (name === 'auto') return unfit === undefined ? openBest(exact, given) : openCpu(given);
+  if (name === 'auto') return unfit === undefined ? openBest(gpu, given) : openCpu(given);
   const cuda = typeof name === 'string' ? /^cuda(?::(\d{1,4}))?$/.exec(name) : null;
   if (!cuda) throw invalid('auto, cpu or a GPU such as cuda:0', 'device', name);
   if (unfit !== undefined) throw new SpkvError('INVALID_ARGUMENT', `Expected no option "${unfit}" for device "${name}": it is an option of the CPU`);
-  return openCuda(Number(cuda[1] ?? 0), exact);
+  return openCuda(Number(cuda[1] ?? 0), gpu);
 }
 
 function openCpu({ threads, pin, instructions }: Partial<DeviceOptions>): Device {
@@ -65,10 +75,15 @@ function openCpu({ threads, pin, instructions }: Partial<DeviceOptions>): Device
   return new Device(handle, 'f32');
 }
 
-function openCuda(ordinal: number, exact: boolean): Device {
+interface GpuOptions {
+  exact: boolean;
+  timeProducts: boolean;
+}
+
+function openCuda(ordinal: number, { exact, timeProducts }: GpuOptions): Device {
   const places = cudaLibraries();
   const library = places.find((path) => existsSync(path));
-  if (library !== undefined) return new Device(native().openCudaDevice(library, ordinal, exact), exact ? 'f32' : 'bf16');
+  if (library !== undefined) return new Device(native().openCudaDevice(library, ordinal, exact, timeProducts), exact ? 'f32' : 'bf16');
   throw new SpkvError(
     'DEVICE',
     `Device "cuda:${ordinal}" needs the CUDA library of spkv, which is not there (${places.join(', ')}). ` +
@@ -77,10 +92,10 @@ function openCuda(ordinal: number, exact: boolean): Device {
 }
 
 /** Nothing is loaded where no CUDA library has been built. */
-function openBest(exact: boolean, { onWarning }: Partial<DeviceOptions>): Device {
+function openBest(gpu: GpuOptions, { onWarning }: Partial<DeviceOptions>): Device {
   if (!cudaLibraries().some((path) => existsSync(path))) return openCpu({});
   try {
-    return openCuda(0, exact);
+    return openCuda(0, gpu);
   } catch (error) {
     if (!(error instanceof SpkvError) || error.code === 'NATIVE') throw error;
     onWarning?.(`The CPU is used: ${error.message}`);

@@ -56,7 +56,7 @@ export interface Native {
   liveAllocations(): { tensors: number; bytes: number; caches: number };
 
   openCpuDevice(threads: number, pin: boolean | null, instructions: string): DeviceHandle;
-  openCudaDevice(libraryPath: string, ordinal: number, exact: boolean): DeviceHandle;
+  openCudaDevice(libraryPath: string, ordinal: number, exact: boolean, timeProducts: boolean): DeviceHandle;
   describeDevice(device: DeviceHandle): { name: string; description: string };
   freeMemory(device: DeviceHandle): number | null;
   closeDevice(device: DeviceHandle): void;

@@ -43,6 +43,16 @@ test('an option that no device has', async () => {
   await expectError(() => openDevice('cuda:0', { thread: 1 } as never), 'INVALID_ARGUMENT', 'threads');
 });
 
+test('an option of all devices that is not what it should be', async () => {
+  await expectError(() => openDevice('cpu', { precision: 'f64' as never }), 'INVALID_ARGUMENT', 'precision');
+  await expectError(() => openDevice('cuda:0', { timeProducts: 1 as never }), 'INVALID_ARGUMENT', 'timeProducts');
+});
+
+test('the CPU has no need to time products', () => {
+  using device = openDevice('cpu', { threads: 1, timeProducts: true });
+  expect(device.name).toBe('cpu');
+});
+
 test('arguments of a page', async () => {
   using device = openDevice('cpu', { threads: 1 });
   await expectError(() => device.pageBytes(0, 'f32'), 'INVALID_ARGUMENT', 'headDim');

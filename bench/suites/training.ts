@@ -1,5 +1,5 @@
 import type { ModelConfig } from '../../lib/checkpoint/config.js';
-import type { Device } from '../../lib/ops.js';
+import { type Device, openDevice } from '../../lib/ops.js';
 import { uniform } from '../../lib/random.js';
 import { flopsPerToken } from '../../lib/train/flops.js';
 import { Parameters } from '../../lib/train/parameters.js';
@@ -39,7 +39,9 @@ const MODES: { label: string; mode: TrainingMode; dense: boolean }[] = [
 const HALF_OPEN = 0;
 
 /** Whole training steps: forward, backward and update, with random weights and tokens. */
-export async function trainingSuite({ device, repeats }: Settings): Promise<Result[]> {
+export async function trainingSuite({ device: given, repeats }: Settings): Promise<Result[]> {
+  using timing = given.name === 'cpu' ? null : openDevice(given.name, { timeProducts: true }); // as `train` does
+  const device = timing ?? given;
   const works: Work[] =
     device.name === 'cpu'
       ? [{ name: '6 M', config: SMALL, sequences: 2, length: 1024 }]

@@ -10,7 +10,7 @@ import { inverseFrequencies } from './rope.js';
 import { loadWeights } from './weights.js';
 
 /** Where a model runs, and what its cache may take; all optional. */
-export interface ModelOptions extends DeviceOptions {
+export interface ModelOptions extends Omit<DeviceOptions, 'timeProducts'> {
   /** 'auto', 'cpu', 'cuda:0' (see {@link openDevice}), or a device that is open already. Defaults to 'auto'. */
   device?: string | Device;
   /** Storage of keys and values. Defaults to the element type of the weights. */

@@ -33,7 +33,7 @@ export async function run(options: TrainOptions, ranks: Ranks | undefined, group
   checkPlan(settings, origin, group.size);
   // From here on rank 0 may write what the others have looked at.
   await agree(group, 'settings', { out, resume: surroundings.resume, 'config of the model': JSON.stringify(origin.json), ...settings });
-  using device = openDevice(deviceOf(surroundings, ranks), { onWarning, ...(threads === undefined ? {} : { threads }) });
+  using device = openDevice(deviceOf(surroundings, ranks), { onWarning, timeProducts: true, ...(threads === undefined ? {} : { threads }) });
   const need = memoryNeed(origin.config, settings, device.precision);
   checkMemory(need, settings, device);
   // Weights, and in f32 the weights again with two moments; the parts of a checkpoint that are not tensors are small.

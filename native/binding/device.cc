@@ -58,13 +58,14 @@ Napi::Value open_cpu_device(const Napi::CallbackInfo& info) {
   return adopt(env, std::move(device), status);
 }
 
-// openCudaDevice(libraryPath, ordinal, exact) -> device
+// openCudaDevice(libraryPath, ordinal, exact, timeProducts) -> device
 Napi::Value open_cuda_device(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::string path = info[0].ToString().Utf8Value();
   CudaOptions options;
   options.ordinal = info[1].ToNumber().Int32Value();
   options.exact = info[2].ToBoolean();
+  options.time_products = info[3].ToBoolean();
   if (options.ordinal < 0) raise(env, Code::kInvalidArgument, "Expected a non-negative integer for ordinal");
   Status status;
   const CudaLibrary* library = open_cuda_library(path.c_str(), &status);

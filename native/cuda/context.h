@@ -39,12 +39,16 @@ class Context : public Accelerator {
   virtual int multiprocessors() const = 0;
   virtual int compute_capability() const = 0;  // 90 for 9.0
   virtual bool exact() const = 0;              // see CudaOptions
+  virtual bool time_products() const = 0;      // see CudaOptions
   // Whether a launch may begin before the one ahead has ended: see LaunchShape::early.
   bool launches_overlap() const { return compute_capability() >= 90; }
   virtual MatrixLibrary& matrices() = 0;
 
   // At least `bytes`, 1024-byte aligned; null with a status when the memory is exhausted.
   virtual void* scratch(Scratch purpose, int64_t bytes, Status* status) = 0;
+  // Memory for what can also be left undone, given back in the stream's order: null where it would be more
+  // than half of what is free.
+  virtual std::shared_ptr<void> spare(int64_t bytes) = 0;
 
   // --- Faults, see common/fault.cuh.
   virtual Fault* fault() const = 0;  // device memory

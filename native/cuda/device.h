@@ -12,6 +12,9 @@ struct CudaOptions {
   // Products and attention in f32 throughout, instead of rounding activations to bf16 for the tensor cores
   // where weights or the cache are bf16.
   bool exact = false;
+  // Takes for each kind of product the fastest of the algorithms that cuBLASLt proposes, timed when it is
+  // first computed, instead of the first. Last bits of results then depend on which was the fastest.
+  bool time_products = false;
 };
 
 // What the library exports, as `extern "C"`. The addon refuses a library with another version: both sides

@@ -23,6 +23,7 @@ std::unique_ptr<DeviceContext> DeviceContext::open(const CudaOptions& options, S
   const int ordinal = options.ordinal;
   std::unique_ptr<DeviceContext> context(new DeviceContext());
   context->exact_ = options.exact;
+  context->time_products_ = options.time_products;
   *status = context->describe(ordinal);
   if (!status->ok()) return nullptr;
   context->memory_ = StreamMemory::open(ordinal, status);
@@ -86,6 +87,12 @@ void* DeviceContext::scratch(Scratch purpose, int64_t bytes, Status* status) {
       static_cast<char*>(start) + (kScratchAlignment - address % kScratchAlignment) % kScratchAlignment;
   block.bytes = size;
   return block.aligned;
+}
+
+std::shared_ptr<void> DeviceContext::spare(int64_t bytes) {
+  void* data = bytes <= memory_->free_bytes() / 2 ? memory_->take(bytes) : nullptr;
+  if (!data) return nullptr;
+  return std::shared_ptr<void>(data, [memory = memory_](void* start) { memory->give_back(start); });
 }
 
 const int32_t* DeviceContext::host_values(const View& view, Status* status) {

@@ -31,8 +31,10 @@ class DeviceContext : public Context {
   int multiprocessors() const override { return multiprocessors_; }
   int compute_capability() const override { return capability_; }
   bool exact() const override { return exact_; }
+  bool time_products() const override { return time_products_; }
   MatrixLibrary& matrices() override { return *matrices_; }
   void* scratch(Scratch purpose, int64_t bytes, Status* status) override;
+  std::shared_ptr<void> spare(int64_t bytes) override;
   Fault* fault() const override { return faults_.word(); }
   int fault_site(const std::string& key, DescribeFault describe) override {
     return faults_.site(key, std::move(describe));
@@ -68,6 +70,7 @@ class DeviceContext : public Context {
   int multiprocessors_ = 0;
   int capability_ = 0;
   bool exact_ = false;
+  bool time_products_ = false;
 
   Block scratch_[static_cast<int>(Scratch::kCount)];
   std::vector<void*> scratch_memory_;  // all that was ever taken

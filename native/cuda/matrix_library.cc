@@ -7,8 +7,10 @@
 #include <map>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "cuda/context.h"
+#include "cuda/fastest.h"
 
 namespace spkv {
 namespace cuda {
@@ -67,9 +69,9 @@ struct Functions {
 #undef SPKV_ENTRY
 };
 
-// What distinguishes products for which different algorithms may be best: sizes, strides, alignments, dtypes
-// and layouts.
-using Key = std::array<int64_t, 13>;
+// What distinguishes products for which different algorithms may be best: sizes, strides, alignments, dtypes,
+// layouts, and what they are added to.
+using Key = std::array<int64_t, 14>;
 
 // A product that has been prepared: its description, and the algorithm chosen for it.
 struct Plan {
@@ -79,7 +81,7 @@ struct Plan {
   void* x = nullptr;
   void* base = nullptr;
   void* out = nullptr;
-  Heuristic choice = {};
+  Algorithm algorithm = {};
 
   explicit Plan(const Functions* functions) : functions(functions) {}
   Plan(const Plan&) = delete;
@@ -94,6 +96,7 @@ struct Plan {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 constexpr size_t kMaxPlans = 4096;  // prompts come in all lengths
+constexpr int kTimedAlgorithms = 8;
 
 // Without a base cuBLASLt still wants one, which it does not read.
 const void* base_of(const Product& product) { return product.base ? product.base : product.out; }
@@ -126,35 +129,44 @@ class CublasLt : public MatrixLibrary {
         context.scratch(Scratch::kMatrixWorkspace, static_cast<int64_t>(kWorkspaceBytes), &status);
     if (!workspace) return status;
     const Plan* plan = nullptr;
-    SPKV_RETURN_IF_ERROR(find(product, &plan));
-    float alpha = 1, beta = product.base ? 1.0f : 0.0f;
-    return check_call(
-        functions_.cublasLtMatmul(handle_, plan->description, &alpha, product.weight, plan->weight, product.x,
-                                  plan->x, &beta, base_of(product), plan->base, product.out, plan->out,
-                                  &plan->choice.algorithm, workspace, kWorkspaceBytes, context.stream()),
-        "cublasLtMatmul");
+    SPKV_RETURN_IF_ERROR(find(product, workspace, context, &plan));
+    return check_call(run(product, *plan, plan->algorithm, workspace, context), "cublasLtMatmul");
   }
 
  private:
-  Status find(const Product& product, const Plan** plan) {
-    Key key = {
-        product.rows,
-        product.columns,
-        product.depth,
-        product.out_stride,
-        product.x_stride,
-        product.weight_stride,
-        base_stride(product),
-        alignment_of(base_of(product)),
-        alignment_of(product.out),
-        alignment_of(product.x),
-        alignment_of(product.weight),
-        static_cast<int64_t>(product.dtype),
-        static_cast<int64_t>(product.out_dtype) * 4 + product.x_by_depth * 2 + product.weight_by_depth};
+  int run(const Product& product, const Plan& plan, const Algorithm& algorithm, void* workspace,
+          const Context& context) const {
+    const float alpha = 1, beta = product.base ? 1.0f : 0.0f;
+    return functions_.cublasLtMatmul(handle_, plan.description, &alpha, product.weight, plan.weight,
+                                     product.x, plan.x, &beta, base_of(product), plan.base, product.out,
+                                     plan.out, &algorithm, workspace, kWorkspaceBytes, context.stream());
+  }
+
+  // A product that a graph is the first to need is not timed: nothing runs while it is recorded.
+  Status find(const Product& product, void* workspace, Context& context, const Plan** plan) {
+    Key key = {product.rows,
+               product.columns,
+               product.depth,
+               product.out_stride,
+               product.x_stride,
+               product.weight_stride,
+               base_stride(product),
+               alignment_of(base_of(product)),
+               alignment_of(product.out),
+               alignment_of(product.x),
+               alignment_of(product.weight),
+               static_cast<int64_t>(product.dtype),
+               static_cast<int64_t>(product.out_dtype) * 4 + product.x_by_depth * 2 + product.weight_by_depth,
+               !product.base                 ? 0
+               : product.base == product.out ? 1
+                                             : 2};
     auto known = plans_.find(key);
     if (known == plans_.end()) {
       auto made = std::make_unique<Plan>(&functions_);
-      SPKV_RETURN_IF_ERROR(prepare(product, made.get()));
+      std::vector<Algorithm> algorithms;
+      const bool timed = context.time_products() && !context.recording();
+      SPKV_RETURN_IF_ERROR(prepare(product, timed ? kTimedAlgorithms : 1, made.get(), &algorithms));
+      made->algorithm = algorithms[fastest(product, *made, algorithms, workspace, context)];
       if (plans_.size() >= kMaxPlans) plans_.clear();
       known = plans_.emplace(key, std::move(made)).first;
     }
@@ -162,10 +174,30 @@ class CublasLt : public MatrixLibrary {
     return Status();
   }
 
+  // Which of the algorithms to take. They are timed on the product itself, for what they write is written
+  // again afterwards. Only one that is added to its own output must be computed once: another output stands
+  // in.
+  size_t fastest(const Product& product, const Plan& plan, const std::vector<Algorithm>& algorithms,
+                 void* workspace, Context& context) const {
+    if (algorithms.size() < 2) return 0;
+    Product trial = product;
+    std::shared_ptr<void> memory;
+    if (product.base == product.out) {
+      const int64_t elements = (product.rows - 1) * product.out_stride + product.columns;
+      memory = context.spare(elements * dtype_bytes(product.out_dtype));
+      if (!memory) return 0;
+      trial.base = trial.out = memory.get();
+    }
+    const auto enqueue = [&](int i) {
+      return run(trial, plan, algorithms[static_cast<size_t>(i)], workspace, context) == 0;
+    };
+    return static_cast<size_t>(fastest_of(static_cast<int>(algorithms.size()), enqueue, context.stream()));
+  }
+
   // cuBLASLt counts matrices by columns: our rows are its columns. So with A = weight [K, N] transposed and
   // B = x [K, T] it makes D [N, T], which is our out [T, N]. An operand that lies by depth is transposed
   // where the other is not.
-  Status prepare(const Product& product, Plan* plan) {
+  Status prepare(const Product& product, int most, Plan* plan, std::vector<Algorithm>* algorithms) {
     const Functions& f = functions_;
     const int32_t type = data_type(product.dtype);
     const uint64_t n = static_cast<uint64_t>(product.columns), t = static_cast<uint64_t>(product.rows),
@@ -196,12 +228,14 @@ class CublasLt : public MatrixLibrary {
     void* preference = nullptr;
     SPKV_RETURN_IF_ERROR(
         check_call(f.cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate"));
-    Status status = choose(product, preference, plan);
+    Status status = propose(product, preference, most, *plan, algorithms);
     f.cublasLtMatmulPreferenceDestroy(preference);
     return status;
   }
 
-  Status choose(const Product& product, void* preference, Plan* plan) {
+  // The algorithms that cuBLASLt proposes, at most so many, the one that it thinks the fastest first.
+  Status propose(const Product& product, void* preference, int most, const Plan& plan,
+                 std::vector<Algorithm>* algorithms) {
     auto set = [&](int32_t attribute, auto value) {
       return check_call(
           functions_.cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
@@ -212,12 +246,16 @@ class CublasLt : public MatrixLibrary {
     SPKV_RETURN_IF_ERROR(set(kAlignmentB, alignment_of(product.x)));
     SPKV_RETURN_IF_ERROR(set(kAlignmentC, alignment_of(base_of(product))));
     SPKV_RETURN_IF_ERROR(set(kAlignmentD, alignment_of(product.out)));
+    std::vector<Heuristic> results(static_cast<size_t>(most));
     int found = 0;
-    SPKV_RETURN_IF_ERROR(check_call(functions_.cublasLtMatmulAlgoGetHeuristic(
-                                        handle_, plan->description, plan->weight, plan->x, plan->base,
-                                        plan->out, preference, 1, &plan->choice, &found),
-                                    "cublasLtMatmulAlgoGetHeuristic"));
-    if (found > 0 && plan->choice.status == 0) return Status();
+    SPKV_RETURN_IF_ERROR(check_call(
+        functions_.cublasLtMatmulAlgoGetHeuristic(handle_, plan.description, plan.weight, plan.x, plan.base,
+                                                  plan.out, preference, most, results.data(), &found),
+        "cublasLtMatmulAlgoGetHeuristic"));
+    results.resize(static_cast<size_t>(found));
+    for (const Heuristic& result : results)
+      if (result.status == 0) algorithms->push_back(result.algorithm);
+    if (!algorithms->empty()) return Status();
     return fail(Code::kUnsupported, "cuBLASLt has no product of [%lld, %lld] and [%lld, %lld] in %s",
                 static_cast<long long>(product.rows), static_cast<long long>(product.depth),
                 static_cast<long long>(product.columns), static_cast<long long>(product.depth),

@@ -15,7 +15,8 @@ namespace cuda {
 class Context;
 
 // out [T, N] = base [T, N] + x [T, K] * weight [N, K] transposed, rows `*_stride` elements apart; no size is
-// 0, and a stride is at least the length of its row. The order of the sums depends on the shapes alone.
+// 0, and a stride is at least the length of its row. The order of the sums depends on the shapes alone, and
+// where products are timed (see CudaOptions) on which algorithm was the fastest.
 struct Product {
   int64_t rows = 0, columns = 0, depth = 0;  // T, N, K
   void* out = nullptr;

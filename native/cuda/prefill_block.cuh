@@ -8,8 +8,8 @@
 //   warpgroups       64 rows of a tile each: attention_group.cuh    ->  out
 //   1, 2 (, 3)
 //
-// Lane 0 arrives for its warp, behind __syncwarp. A tile is released by warp 0 and the warpgroups; they have
-// waited for its queries, so warps 2 and 3 have read what they need of it by then.
+// Lane 0 arrives for its warp, behind __syncwarp. At the barriers of a tile every thread arrives for itself:
+// it is what threads themselves write and read, and racecheck takes an arrival for that of its thread alone.
 #pragma once
 
 #include "cuda/attention_group.cuh"

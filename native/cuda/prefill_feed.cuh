@@ -92,8 +92,7 @@ __device__ __forceinline__ void feed_pages(const PrefillStep& step, PrefillMemor
     barrier_wait(shared_address(&tile.full), slot.phase);
     if (tile.item.walk.pages == 0) return;
     feed.feed(step, tile.item.walk);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&tile.empty));
+    barrier_arrive(shared_address(&tile.empty));
     slot.advance();
   }
 }
@@ -107,8 +106,8 @@ __device__ __forceinline__ void feed_tiles(const PrefillStep& step, PrefillMemor
   int items = step.item_count(C::kRows), item = blockIdx.x, lane = threadIdx.x % 32;
   while (true) {
     TileBuffer<C>& tile = memory->tiles[slot.index];
+    barrier_wait(shared_address(&tile.empty), slot.phase ^ 1);
     if (lane == 0) {
-      barrier_wait(shared_address(&tile.empty), slot.phase ^ 1);
       tile.item.walk.pages = 0;  // the end, if there is no other
       while (item < items) {
         bool any = tile.item.begin(step, item, items, C::kRows);
@@ -125,8 +124,7 @@ __device__ __forceinline__ void feed_tiles(const PrefillStep& step, PrefillMemor
       tile.query_rows[row] = q;
       for (int d = 0; d < C::kDim; d += kLine) prefetch_line(q + d);
     }
-    __syncwarp();
-    if (lane == 0) barrier_arrive(shared_address(&tile.full));
+    barrier_arrive(shared_address(&tile.full));
     if (end) return;
     slot.advance();
   }
@@ -160,7 +158,7 @@ __device__ __forceinline__ void feed_queries(const PrefillStep& step, PrefillMem
   RingPosition<kTileSlots> slot;
   RingPosition<kQuerySlots> at;
   while (true) {
-    const TileBuffer<C>& tile = memory->tiles[slot.index];
+    TileBuffer<C>& tile = memory->tiles[slot.index];
     barrier_wait(shared_address(&tile.full), slot.phase);
     if (tile.item.walk.pages == 0) return;
     barrier_wait(shared_address(&memory->queries_empty[at.index]), at.phase ^ 1);
@@ -169,6 +167,7 @@ __device__ __forceinline__ void feed_queries(const PrefillStep& step, PrefillMem
     } else {
       load_queries<C, false>(tile.query_rows, memory->queries[at.index]);
     }
+    barrier_arrive(shared_address(&tile.empty));
     publish_shared();
     __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&memory->queries_full[at.index]));

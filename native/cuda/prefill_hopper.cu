@@ -29,7 +29,7 @@ class Compute {
       barrier_wait(shared_address(&tile.full), slot_.phase);
       if (tile.item.walk.pages == 0) return;
       attend(tile.item);
-      release(&tile.empty);
+      barrier_arrive(shared_address(&tile.empty));
       slot_.advance();
     }
   }
@@ -175,8 +175,8 @@ __device__ __forceinline__ void begin_block(PrefillMemory<C>* memory) {
     init(memory->values_full, C::kStages, 2);
     init(memory->values_empty, C::kStages, kUsers);
     for (TileBuffer<C>& tile : memory->tiles) {
-      init(&tile.full, 1, 1);
-      init(&tile.empty, 1, kUsers + 1);  // with the warp that streams pages
+      init(&tile.full, 1, 32);
+      init(&tile.empty, 1, C::kThreads - 32);
     }
     init(memory->queries_full, kQuerySlots, kQueryWarps);
     init(memory->queries_empty, kQuerySlots, kUsers);

@@ -28,12 +28,14 @@ class PlainContext : public Context {
     return std::min(own, most_capability_);
   }
   bool exact() const override { return false; }
+  bool time_products() const override { return false; }
   MatrixLibrary& matrices() override { abort(); }
   void* scratch(Scratch, int64_t bytes, spkv::Status*) override {
     if (memory_.size() < static_cast<size_t>(bytes)) memory_ = DeviceArray<uint8_t>(static_cast<size_t>(bytes));
     if (poison_) memory_.fill(0xff);
     return memory_.get();
   }
+  std::shared_ptr<void> spare(int64_t) override { return nullptr; }
   Fault* fault() const override { return nullptr; }
   int fault_site(const std::string&, DescribeFault) override { return 0; }
   const int32_t* host_values(const spkv::View&, spkv::Status*) override { return nullptr; }

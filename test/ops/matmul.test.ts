@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { type Device, matmul, packWeight, type Tensor } from '../../lib/ops.js';
 import { normals, random } from '../support/device.js';
-import { expectClose, expectSame, F32_ROUNDING, floatTypes, inType, padded, paddings, Poisoned, refusal, rowCounts, RUNS, seeds, testDevices } from '../support/operands.js';
+import { expectClose, expectSame, F32_ROUNDING, floatTypes, inType, padded, paddings, Poisoned, productDevices, refusal, rowCounts, RUNS, seeds, testDevices } from '../support/operands.js';
 
 /** Half the distance of 1 to the next bf16. */
 const BF16_ROUNDING = 2 ** -8;
@@ -85,11 +85,13 @@ function parts(whole: Tensor, stack: readonly number[]): Tensor[] {
   return stack.map((count) => whole.slice(0, start, (start += count)));
 }
 
-describe.each(testDevices())('matmul on %s', (_, device) => {
+describe.each(productDevices())('matmul on %s', (_, device) => {
   test('equals the sum in float64, plain or packed, with and without a bias, alone or added', async () => {
     await fc.assert(fc.asyncProperty(cases, seeds, (given, seed) => check(device, given, seed)), RUNS);
   });
+});
 
+describe.each(testDevices())('matmul on %s', (_, device) => {
   test('what is next to a row does not change it', async () => {
     if (device.name !== 'cpu') return; // a GPU library chooses its order of sums by the size of the whole
     const [depth, columns] = [200, 90];

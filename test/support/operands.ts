@@ -23,6 +23,12 @@ export function testDevices(): [string, Device][] {
   });
 }
 
+/** For matrix products, on a GPU also once with those timed. */
+export function productDevices(): [string, Device][] {
+  const name = process.env['SPKV_TEST_DEVICE'] ?? 'cpu';
+  return name === 'cpu' ? testDevices() : [...testDevices(), [`${name}, bf16, timed`, openDevice(name, { timeProducts: true })]];
+}
+
 /** How many runs a property with random shapes gets. */
 export const RUNS = { numRuns: 25 };
 

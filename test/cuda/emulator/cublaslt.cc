@@ -1,7 +1,14 @@
 // Stands in for cuBLASLt under the emulator: a library of its own, which native/cuda/matrix_library.cc opens.
 // Products D = alpha op(A) op(B) + beta C of matrices that lie column by column, in f32 or bf16, with sums in
 // f32. The numbers are those of NVIDIA's reference ("Using the cuBLASLt API").
+//
+// Of every product there are several algorithms, which differ in the order of their sums, and in the minutes that
+// they pretend to take. SPKV_EMULATED_ALGORITHMS has a character for each: its minutes, or ! for one that fails when
+// it is run, or ? for one that the heuristic itself says cannot be used.
+#include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -34,6 +41,19 @@ struct Heuristic {
   int32_t reserved[4];
 };
 static_assert(sizeof(Heuristic) == 96, "as the caller has it");
+
+struct Algorithm {
+  uint64_t number;
+  char kind;
+};
+
+const char* algorithms() {
+  const char* given = getenv("SPKV_EMULATED_ALGORITHMS");
+  return given ? given : "3?!1";
+}
+
+constexpr int kMostAlgorithms = 10;
+std::atomic<int> runs[kMostAlgorithms];  // of each, also where they failed
 
 // A matrix that is read as op(X).
 struct Operand {
@@ -91,13 +111,13 @@ Operand transposed(Operand matrix) {
   return matrix;
 }
 
-// Sums run in lanes, which the compiler makes vectors of, and are added up in order.
-float dot(const float* a, const float* b, uint64_t count) {
+// Sums run in lanes, which the compiler makes vectors of, and are added up in order, from lane `first` on.
+float dot(const float* a, const float* b, uint64_t count, uint64_t first) {
   float sums[kLanes] = {};
   for (uint64_t k = 0; k < count; k += kLanes)
     for (uint64_t lane = 0; lane < kLanes; lane++) sums[lane] += a[k + lane] * b[k + lane];
   float sum = 0;
-  for (float lane : sums) sum += lane;
+  for (uint64_t lane = 0; lane < kLanes; lane++) sum += sums[(first + lane) % kLanes];
   return sum;
 }
 
@@ -114,14 +134,14 @@ void put(void* data, int32_t type, int64_t i, float x) {
 }
 
 void multiply(const Operand& a, const Operand& b, float alpha, float beta, const Operand& c, void* d,
-              const Layout& d_layout) {
+              const Layout& d_layout, uint64_t first_lane) {
   const uint64_t depth = (a.columns + kLanes - 1) / kLanes * kLanes;
   const std::vector<float> left = rows_of(a, depth), right = rows_of(transposed(b), depth);
   for (uint64_t row = 0; row < a.rows; row++) {
     for (uint64_t column = 0; column < b.columns; column++) {
       const float before = beta == 0 ? 0 : beta * c.at(row, column);
       put(d, d_layout.type, static_cast<int64_t>(column) * d_layout.stride + static_cast<int64_t>(row),
-          alpha * dot(&left[row * depth], &right[column * depth], depth) + before);
+          alpha * dot(&left[row * depth], &right[column * depth], depth, first_lane) + before);
     }
   }
 }
@@ -177,25 +197,35 @@ SPKV_EXPORT int cublasLtMatmulAlgoGetHeuristic(void*, void* description, void* a
   if (wanted < 1 || !fits(*static_cast<Description*>(description), *static_cast<Layout*>(a),
                           *static_cast<Layout*>(b), *static_cast<Layout*>(d)))
     return kInvalidValue;
-  results[0] = {};
-  *found = 1;
+  for (const char* kind = algorithms(); *kind && *found < wanted && *found < kMostAlgorithms; kind++) {
+    Heuristic& result = results[*found];
+    result = {};
+    const Algorithm algorithm = {static_cast<uint64_t>((*found)++), *kind};
+    memcpy(result.algorithm, &algorithm, sizeof(algorithm));
+    result.status = *kind == '?' ? kNotSupported : kSuccess;
+  }
   return kSuccess;
 }
 
 SPKV_EXPORT int cublasLtMatmul(void*, void* description, const void* alpha, const void* a, void* a_layout,
                                const void* b, void* b_layout, const void* beta, const void* c, void* c_layout,
-                               void* d, void* d_layout, const void*, void* workspace, size_t workspace_bytes,
-                               cudaStream_t stream) {
+                               void* d, void* d_layout, const void* chosen, void* workspace,
+                               size_t workspace_bytes, cudaStream_t stream) {
   const Description described = *static_cast<Description*>(description);
   const Layout la = *static_cast<Layout*>(a_layout), lb = *static_cast<Layout*>(b_layout),
                lc = *static_cast<Layout*>(c_layout), ld = *static_cast<Layout*>(d_layout);
   if (!fits(described, la, lb, ld) || !is_valid(lc) || lc.type != ld.type) return kInvalidValue;
+  Algorithm algorithm;
+  memcpy(&algorithm, chosen, sizeof(algorithm));
+  runs[algorithm.number]++;
+  if (algorithm.kind < '0' || algorithm.kind > '9') return kNotSupported;
   const float by = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
   auto command = [=] {
     // The real library may write there.
     if (workspace) memset(workspace, 0xff, workspace_bytes < 4096 ? workspace_bytes : 4096);
     multiply(Operand(a, la, described.transposed[0]), Operand(b, lb, described.transposed[1]), by, keep,
-             Operand(c, lc, false), d, ld);
+             Operand(c, lc, false), d, ld, algorithm.number);
+    if (stream) stream->pretended += std::chrono::minutes(algorithm.kind - '0');
   };
   if (!stream) {
     command();
@@ -203,3 +233,6 @@ SPKV_EXPORT int cublasLtMatmul(void*, void* description, const void* alpha, cons
   }
   return stream->enqueue(command) == cudaSuccess ? kSuccess : kInvalidValue;
 }
+
+// How often an algorithm was to be run.
+SPKV_EXPORT int spkv_emulated_runs(int algorithm) { return runs[algorithm]; }

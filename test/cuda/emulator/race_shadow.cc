@@ -50,7 +50,7 @@ bool is_before(const Record& earlier, const Record& now, const Observer& observe
   const View& view = *observer.view;
   if (earlier.launch != now.launch) return shared || earlier.launch <= view.seen->launches;
   bool by_thread = earlier.kind == Agent::kThread;
-  bool must_be_published = observer.beside && by_thread && earlier.writes();
+  bool must_be_published = observer.beside && by_thread && earlier.writes() && !like_racecheck;
   const Clock* seen = must_be_published ? view.published.get() : view.seen.get();
   if (earlier.block != now.block) {
     if (shared) return true;
@@ -58,13 +58,14 @@ bool is_before(const Record& earlier, const Record& now, const Observer& observe
     return at != seen->blocks.end() && at->second->of(earlier.agent) >= earlier.epoch;
   }
   if (by_thread && earlier.agent == observer.thread && !must_be_published) return true;
+  if (view.met && view.met->of(earlier.agent) >= earlier.epoch) return true;
   return seen->of(earlier.agent) >= earlier.epoch;
 }
 
 }  // namespace
 
 void begin_memory(const void* pointer, size_t bytes) {
-  if (!on()) return;
+  if (!on() || like_racecheck) return;
   auto at = reinterpret_cast<uintptr_t>(pointer);
   for (uintptr_t page = at / kPageBytes; page * kPageBytes < at + bytes; page++) add_page(page, false);
 }

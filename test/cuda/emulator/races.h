@@ -18,6 +18,12 @@
 //
 // Atomic accesses do not race with one another, nor do volatile ones. Streams count as one, and what the host
 // accesses is not looked at. In other builds nothing here does anything.
+//
+// SPKV_EMULATED_RACES=racecheck in the environment tells what NVIDIA's racecheck does, which follows less:
+// mbarriers one after another, but __syncwarp, __syncthreads and named barriers only between those who were
+// there. Who arrives at an mbarrier for others, having met them at one of these, arrives for itself alone. It
+// looks at shared memory, and there not at what matrix instructions and bulk additions read; copies of 16
+// bytes are their thread's.
 #pragma once
 
 #include <cstddef>
@@ -40,6 +46,7 @@ enum Access : uint8_t { kRead = 0, kWrite = 1, kAtomic = 2, kAtomicWrite = 3 };
 // --- What runs. Memory of the device is that between begin_memory and end_memory, of pages of its own.
 constexpr size_t kPageBytes = 4096;
 bool on();
+extern bool like_racecheck;
 void begin_memory(const void* pointer, size_t bytes);
 void end_memory(const void* pointer, size_t bytes);
 void begin_shared_memory();
@@ -75,6 +82,7 @@ const void* here();
 // What somebody has seen, and what of it is there for copies and matrix instructions, too.
 struct View {
   ClockRef seen, published;
+  ClockRef met;  // what those did with whom it met, where that goes no further
 
   void include(const View& other);
   bool operator==(const View& other) const { return seen == other.seen && published == other.published; }
@@ -83,12 +91,14 @@ struct View {
 // Those who arrive, and those who come after all of them.
 class Meeting {
  public:
+  explicit Meeting(bool goes_on = !like_racecheck) : goes_on_(goes_on) {}
   void arrive(int thread);
   // With `agent`, that has come to this epoch. What has arrived so far stays, if it is to be kept.
   void complete(bool keep = false, uint32_t agent = 0, uint32_t epoch = 0);
   void leave(int thread) const;
 
  private:
+  bool goes_on_;  // tells what those who arrive have seen, too
   std::shared_ptr<Clock> seen_, published_;
   View last_, all_;
 };

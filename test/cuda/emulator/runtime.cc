@@ -301,7 +301,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  return enqueue(stream, [=] { *event = {true, std::chrono::steady_clock::now()}; });
+  return enqueue(stream, [=] {
+    *event = {true, std::chrono::steady_clock::now()};
+    if (stream) event->at += stream->pretended;
+  });
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return forbid_capture(); }

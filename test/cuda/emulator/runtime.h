@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <chrono>
 #include <functional>
 #include <vector>
 
@@ -22,6 +23,7 @@ struct CUstream_st {
   CUgraph_st* capture = nullptr;
   bool invalidated = false;  // what is captured cannot be a graph
   cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  std::chrono::minutes pretended{0};  // which commands say they took: events count them
 };
 
 namespace spkv_emulator {
