@@ -5,30 +5,24 @@
 #include "cuda/common/ptx.cuh"
 #include "cuda/common/reduce.cuh"
 #include "cuda/context.h"
+#include "cuda/norm_rows.cuh"
 
 namespace spkv {
 namespace cuda {
 namespace {
 
-constexpr int kWidth = 4;
-constexpr int kPacks = 2;  // of kWidth elements, a thread's of a row that is read once
-constexpr unsigned kMostThreads = 512, kWarpsPerBlock = 8;
-
-// A row to the x dimension of a block: a warp where the rows are short, then several to a block. A thread
-// keeps its elements in registers; of rows that are long, or not aligned, it reads them twice.
+// A thread keeps its elements in registers; of rows that are long, or not aligned, it reads them twice.
 template <bool kOnce, typename Out, typename X, typename W>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostNormThreads)
     rms_norm_kernel(RmsNormParams params, int64_t rows, bool aligned) {
   allow_next_launch();
   wait_for_previous_launch();
-  const View &out = params.out, &x = params.x;
   const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
   if (row >= rows) return;
-  const bool heads = out.rank == 3;
-  const int64_t count = heads ? out.shape[1] : 1, t = row / count, h = row % count;
-  const int64_t columns = heads ? out.shape[2] : out.shape[1];
-  Out* to = out.as<Out>() + t * out.stride[0] + (heads ? h * out.stride[1] : 0);
-  const X* from = x.as<const X>() + t * x.stride[0] + (heads ? h * x.stride[1] : 0);
+  const NormRows at(params.out);
+  const int64_t columns = at.columns;
+  Out* to = params.out.as<Out>() + at.start(params.out, row);
+  const X* from = params.x.as<const X>() + at.start(params.x, row);
   const W* weight = params.weight.as<const W>();
   const auto scale_of = [&](float squares) {
     return 1.0f / sqrtf(block_reduce(squares, 0.0f, Sum()) / static_cast<float>(columns) + params.epsilon);
@@ -43,25 +37,19 @@ __global__ void __launch_bounds__(kMostThreads)
 
   float squares = 0;
   if constexpr (kOnce) {
-    constexpr Elements<kWidth> kAligned = {true};
-    Pack<float, kWidth> v[kPacks] = {};
-    const auto start_of = [&](int p) { return (int64_t{p} * blockDim.x + threadIdx.x) * kWidth; };
-#pragma unroll
-    for (int p = 0; p < kPacks; p++)
-      if (start_of(p) < columns) v[p] = load_floats(from + start_of(p), kAligned);
-#pragma unroll
-    for (int p = 0; p < kPacks; p++)
-      for (float value : v[p].at) squares += value * value;
+    constexpr Elements<kNormWidth> kAligned = {true};
+    Pack<float, kNormWidth> v[kNormPacks] = {};
+    for_packs(columns, [&](int p, int64_t i) { v[p] = load_floats(from + i, kAligned); });
+    for (const auto& pack : v)
+      for (float value : pack.at) squares += value * value;
     const float scale = scale_of(squares);
-#pragma unroll
-    for (int p = 0; p < kPacks; p++)
-      if (start_of(p) < columns) finish(start_of(p), v[p], scale, kAligned);
+    for_packs(columns, [&](int p, int64_t i) { finish(i, v[p], scale, kAligned); });
   } else {
-    for_elements<kWidth>(columns, aligned, [&](int64_t i, auto elements) {
+    for_elements<kNormWidth>(columns, aligned, [&](int64_t i, auto elements) {
       for (float v : load_floats(from + i, elements).at) squares += v * v;
     });
     const float scale = scale_of(squares);
-    for_elements<kWidth>(columns, aligned, [&](int64_t i, auto elements) {
+    for_elements<kNormWidth>(columns, aligned, [&](int64_t i, auto elements) {
       finish(i, load_floats(from + i, elements), scale, elements);
     });
   }
@@ -91,16 +79,14 @@ Status rms_norm(const RmsNormParams& params, Execution& execution) {
   Context& on = context(execution);
   if (params.out.size() == 0) return Status();
   const int64_t columns = params.out.shape[params.out.rank - 1], rows = params.out.size() / columns;
-  const bool aligned = starts_aligned(params.out, kWidth) && starts_aligned(params.x, kWidth) &&
-                       starts_aligned(params.weight, kWidth);
-  const bool short_row = columns % kWidth == 0 && columns <= int64_t{kMostThreads} * kPacks * kWidth;
-  const unsigned threads =
-      threads_for(blocks_for(columns, short_row ? kPacks * kWidth : kWidth), kMostThreads);
+  const bool aligned = starts_aligned(params.out, kNormWidth) && starts_aligned(params.x, kNormWidth) &&
+                       starts_aligned(params.weight, kNormWidth);
+  const NormBlock block(columns);
   LaunchShape shape;
-  shape.block = dim3(threads, threads == 32 ? kWarpsPerBlock : 1);
+  shape.block = block.threads;
   shape.grid = dim3(blocks_for(rows, shape.block.y));
   shape.early = on.launches_overlap();
-  const auto kernel = short_row && aligned ? kernel_for<true>(params) : kernel_for<false>(params);
+  const auto kernel = block.short_row && aligned ? kernel_for<true>(params) : kernel_for<false>(params);
   return check(launch(on.stream(), shape, kernel, params, rows, aligned), "rms_norm");
 }
 
