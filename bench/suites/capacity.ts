@@ -54,6 +54,8 @@ const SMALL: Work = {
 
 /** How much of the pool is planned for: texts differ a little, and a piece of a prompt waits for room to keep all of it. */
 const PLANNED = 0.98;
+/** So many times as many texts as are written at once, one after the other in their places. */
+const CHANGES = 3;
 /** Steps of a full batch that are not counted: the first ones are recorded as a graph. */
 const WARM_UP = 4;
 /** To be reached: throughput over the dense engine's, and what scheduling may cost, as a share of a step. */
@@ -130,7 +132,10 @@ async function longTexts(model: TextModel, name: string, { prompt, answer }: Tex
   return results;
 }
 
-/** What the engine adds to a step of a full batch: scheduling, JavaScript, the reading of tokens, and the device's waiting for all of it. */
+/**
+ * What the engine adds to a step of a full batch: scheduling, JavaScript, the reading of tokens, and the device's waiting for
+ * all of it. Then the same where texts end at any time and others take their places.
+ */
 async function engineCost(model: TextModel, name: string, { count, prompt, answer }: Texts, repeats: number): Promise<Result[]> {
   const prompts = randomPrompts(model.config, count, prompt);
   const bare = await bareStep(model, prompts, answer);
@@ -138,6 +143,7 @@ async function engineCost(model: TextModel, name: string, { count, prompt, answe
   for (let i = 0; i < repeats; i++) runs.push(await crowd(model, prompts, answer, THRESHOLD));
   const median = (of: (run: Crowd) => number) => summarize(runs.map(of)).median;
   const work = `${name}, ${count} texts of ${prompt}`;
+  const changing = await crowd(model, randomPrompts(model.config, CHANGES * count, prompt), answer, THRESHOLD, count);
   return [
     {
       work: `${work}, writing`, unit: 'tokens/s', spkv: summarize(runs.map(({ rate }) => rate)),
@@ -146,6 +152,13 @@ async function engineCost(model: TextModel, name: string, { count, prompt, answe
     {
       work: `${work}, what the engine adds, at most ${TARGET_COST}`, unit: 'share of a step', spkv: summarize(runs.map(({ milliseconds }) => 1 - bare / milliseconds)),
       notes: { atMost: TARGET_COST, outsideShare: median(({ outsideShare }) => outsideShare) },
+    },
+    {
+      work: `${work} at a time of ${CHANGES * count} that come and go, writing`, unit: 'tokens/s', spkv: summarize([changing.rate]),
+      notes: {
+        together: changing.together, measuredDensity: changing.density, stepMilliseconds: changing.milliseconds, bareMilliseconds: bare,
+        outsideShare: changing.outsideShare, wholeTokensPerSecond: changing.wholeRate,
+      },
     },
   ];
 }
@@ -168,30 +181,35 @@ interface Crowd {
   bytes: number;
 }
 
-/** Has the engine answer prompts that come at once. Tokens are drawn, so that what is written is as random as what is read. */
-async function crowd(model: TextModel, prompts: readonly number[][], answer: number, threshold: number): Promise<Crowd> {
-  const steps: { written: number; at: number; busy: number }[] = [];
+/**
+ * Has the engine answer prompts that come at once, `atOnce` at a time: where that is fewer than all, with answers from half of
+ * `answer` to one and a half, so that texts end one by one. Tokens are drawn, so that what is written is as random as what is read.
+ */
+async function crowd(model: TextModel, prompts: readonly number[][], answer: number, threshold: number, atOnce = prompts.length): Promise<Crowd> {
+  const next = uniform(9);
+  const lengths = prompts.map(() => (atOnce < prompts.length ? Math.round(answer * (0.5 + next())) : answer));
+  const steps: { written: number; alone: boolean; at: number; busy: number }[] = [];
   const onStep = ({ written, read }: StepRecord) => {
-    steps.push({ written: read === 0 ? written : 0, at: performance.now(), busy: model.device.busyNanoseconds / 1e6 });
+    steps.push({ written, alone: read === 0, at: performance.now(), busy: model.device.busyNanoseconds / 1e6 });
   };
-  const engine = new Engine(model, { maxSequences: prompts.length, reuse: 'none', onStep });
+  const engine = new Engine(model, { maxSequences: atOnce, reuse: 'none', onStep });
   const start = performance.now();
-  const requests = prompts.map((prompt, seed) => engine.generate(prompt, { ignoreEos: true, maxTokens: answer, threshold, temperature: 1, seed }));
+  const requests = prompts.map((prompt, i) => engine.generate(prompt, { ignoreEos: true, maxTokens: lengths[i]!, threshold, temperature: 1, seed: i }));
   const answers = await Promise.all(requests.map(({ result }) => result));
   const seconds = (performance.now() - start) / 1000;
   const { preemptions, density } = engine.stats();
   await engine.close();
-  const together = Math.max(...steps.map(({ written }) => written));
-  const full = steps.flatMap(({ written, at, busy }, i) => {
+  const together = Math.max(...steps.flatMap(({ written, alone }) => (alone ? [written] : [])));
+  const full = steps.flatMap(({ written, alone, at, busy }, i) => {
     const before = steps[i - 1];
-    return before?.written === together && written === together ? [{ wall: at - before.at, busy: busy - before.busy }] : [];
+    return before && alone && written === together ? [{ wall: at - before.at, busy: busy - before.busy }] : [];
   }).slice(WARM_UP);
-  if (full.length === 0) throw new Error(`All ${prompts.length} texts were never written at a time: the first had ended before the last was read`);
+  if (full.length === 0) throw new Error(`All ${atOnce} texts were never written at a time: the first had ended before the last was read`);
   const total = (of: 'wall' | 'busy') => full.reduce((sum, step) => sum + step[of], 0);
   return {
     together, madeRoom: preemptions.saved + preemptions.dropped, milliseconds: total('wall') / full.length,
     rate: (1000 * together * full.length) / total('wall'), outsideShare: 1 - total('busy') / total('wall'),
-    wholeRate: (prompts.length * answer) / seconds, seconds, density, bytes: answers[0]!.choices[0]!.cache.bytes,
+    wholeRate: lengths.reduce((sum, length) => sum + length, 0) / seconds, seconds, density, bytes: answers[0]!.choices[0]!.cache.bytes,
   };
 }
 

@@ -9,7 +9,7 @@ import type { Choice } from './choice.js';
 /**
  * The texts that are being written, on the device: row b of every tensor is for one text. Everything that differs
  * between texts is in tensors, so a step is captured once per number of rows, and rows change hands without a new
- * capture (on a GPU the graph is recorded anew, since slots decide what it launches).
+ * capture.
  */
 export class Rows {
   readonly #network: Network;

@@ -57,7 +57,8 @@ class CudaCache : public Cache {
 
   // What every operation on the cache begins with: checks that the slots are live and all different, that the
   // offsets rise from 0 to `tokens`, and that positions stay in 31 bits; makes room in the tables for what an
-  // insertion of this step may add. In a recorded graph the content of slots and offsets is a dependency.
+  // insertion of this step may add. In a recorded graph the content of offsets is a dependency; slots may be
+  // others at every replay.
   Status begin_step(Context& context, const View& slots, const View& offsets, int64_t tokens, Step* step);
   // The device's arrays; valid until the next begin_step.
   const CacheState& state() const { return state_; }
@@ -77,27 +78,33 @@ class CudaCache : public Cache {
     float threshold = 0;
     int64_t length = 0;
     int64_t kept = 0;              // of its longest list
-    int64_t recorded = 0;          // tokens of the insertions of the recording under way
+    int64_t ahead = 0;             // tokens that a graph inserts before the step that is looked at
     std::shared_ptr<char> family;  // that of its forks; alone in it, a sequence shares no page
     uint64_t seen = 0;             // the step that last named this sequence
   };
   struct PlanKey {
     uint64_t content = 0, recording = 0;
+    const int32_t* device_slots = nullptr;  // of a recorded step: what they hold can change
     std::vector<int32_t> slots;
     bool operator==(const PlanKey& o) const {
-      return content == o.content && recording == o.recording && slots == o.slots;
+      return content == o.content && recording == o.recording && device_slots == o.device_slots &&
+             slots == o.slots;
     }
   };
-  // What a recorded step depends on, beside the content of its slots and offsets.
-  struct Recorded {
-    std::vector<int32_t> slots, offsets;
-    std::vector<int64_t> before;  // tokens that the recording has inserted ahead of the step
-    uint64_t layout = 0;
+  // A step of a recorded graph. Every layer's attention belongs to it, and the insertion ends it.
+  struct RecordedStep {
+    const int32_t* device_slots = nullptr;
+    Context::HostValues slots;
+    std::vector<int32_t> offsets;
     bool shared = false;
-    bool operator==(const Recorded& o) const {
-      return slots == o.slots && offsets == o.offsets && before == o.before && layout == o.layout &&
-             shared == o.shared;
-    }
+    bool inserted = false;
+
+    size_t batch() const { return offsets.size() - 1; }
+    int64_t tokens(size_t b) const { return int64_t{offsets[b + 1]} - offsets[b]; }
+  };
+  struct Recording {
+    uint64_t number = 0, layout = 0;
+    std::vector<RecordedStep> steps;
   };
 
   // --- cache.cc
@@ -116,12 +123,14 @@ class CudaCache : public Cache {
   // --- cache_step.cc
   Status read_step(Context& context, const View& slots, const View& offsets);
   Status check_step(int64_t tokens);
-  bool may_share(const std::vector<int32_t>& slots) const;
+  bool may_share(const int32_t* slots, size_t batch) const;
   int64_t kept_at_most(const Sequence& sequence, int64_t tokens) const;
   bool fits(const Sequence& sequence, int64_t tokens) const;
   Status make_room();
   void announce(Context& context, const Step& step);
-  bool holds(const Recorded& recorded) const;
+  bool holds(const Recording& recording);
+  bool holds(const RecordedStep& step, const int32_t* slots);
+  void advance(const int32_t* slots, const std::vector<int32_t>& offsets);
   Status refresh();
 
   // --- cache_tables.cc
@@ -144,9 +153,9 @@ class CudaCache : public Cache {
   std::vector<Sequence> sequences_;
   std::vector<int32_t> free_slots_;
   std::vector<int32_t> step_slots_, step_offsets_;
+  Context::HostValues replayed_slots_;
   uint64_t step_ = 0;
-  uint64_t recording_ = 0;  // that the sequences counted last
-  Recorded announced_;
+  std::shared_ptr<Recording> recording_;  // the last one
   InsertFaults faults_;
   uint32_t number_ = 0;
 };

@@ -11,7 +11,7 @@ Status CudaCache::read_step(Context& context, const View& slots, const View& off
   Status status;
   step_slots_.clear();
   if (slots.shape[0] > 0) {
-    const int32_t* values = context.host_values(slots, &status);
+    const int32_t* values = context.host_values(slots, &status, &replayed_slots_);
     if (!values) return status;
     step_slots_.assign(values, values + slots.shape[0]);
   }
@@ -41,8 +41,8 @@ Status CudaCache::check_step(int64_t tokens) {
   return Status();
 }
 
-bool CudaCache::may_share(const std::vector<int32_t>& slots) const {
-  return std::any_of(slots.begin(), slots.end(),
+bool CudaCache::may_share(const int32_t* slots, size_t batch) const {
+  return std::any_of(slots, slots + batch,
                      [this](int32_t slot) { return sequence(slot).family.use_count() > 1; });
 }
 
@@ -93,29 +93,43 @@ Status CudaCache::make_room() {
   return grow(state_.sequences, std::max(most, doubled));
 }
 
-bool CudaCache::holds(const Recorded& recorded) const {
-  if (recorded.layout != layout_) return false;
-  for (size_t b = 0; b < recorded.slots.size(); b++) {
-    int64_t tokens = int64_t{recorded.offsets[b + 1]} - recorded.offsets[b];
-    if (!check(recorded.slots[b]).ok() || !fits(sequence(recorded.slots[b]), recorded.before[b] + tokens))
-      return false;
+// Whether the step can be replayed with these slots. What was recorded for shared pages is right for others,
+// too.
+bool CudaCache::holds(const RecordedStep& step, const int32_t* slots) {
+  step_++;
+  for (size_t b = 0; b < step.batch(); b++) {
+    if (!check(slots[b]).ok()) return false;
+    Sequence& named = sequence(slots[b]);
+    if (named.seen == step_ || !fits(named, named.ahead + step.tokens(b))) return false;
+    named.seen = step_;
   }
-  return may_share(recorded.slots) == recorded.shared;
+  return step.shared || !may_share(slots, step.batch());
+}
+
+bool CudaCache::holds(const Recording& recording) {
+  if (recording.layout != layout_) return false;
+  for (Sequence& each : sequences_) each.ahead = 0;
+  for (const RecordedStep& step : recording.steps) {
+    const int32_t* slots = step.slots();
+    if (!slots || !holds(step, slots)) return false;
+    for (size_t b = 0; step.inserted && b < step.batch(); b++) sequence(slots[b]).ahead += step.tokens(b);
+  }
+  return true;
 }
 
 // Tells the recording under way what the step depends on.
 void CudaCache::announce(Context& context, const Step& step) {
-  if (recording_ != context.recording_number()) {
-    recording_ = context.recording_number();
-    for (Sequence& each : sequences_) each.recorded = 0;
-    announced_ = Recorded();
+  if (!recording_ || recording_->number != context.recording_number()) {
+    recording_ = std::make_shared<Recording>();
+    recording_->number = context.recording_number();
+    recording_->layout = layout_;
+    context.depend([this, recording = recording_] { return holds(*recording); });
   }
-  Recorded recorded{step_slots_, step_offsets_, {}, layout_, step.shared};
-  for (int32_t slot : step_slots_) recorded.before.push_back(sequence(slot).recorded);
-  // Every layer's attention comes here with the same step.
-  if (recorded == announced_) return;
-  announced_ = recorded;
-  context.depend([this, recorded] { return holds(recorded); });
+  std::vector<RecordedStep>& steps = recording_->steps;
+  if (!steps.empty() && !steps.back().inserted && steps.back().device_slots == step.device_slots &&
+      steps.back().offsets == step_offsets_)
+    return;
+  steps.push_back({step.device_slots, replayed_slots_, step_offsets_, step.shared});
 }
 
 Status CudaCache::begin_step(Context& context, const View& slots, const View& offsets, int64_t tokens,
@@ -137,7 +151,7 @@ Status CudaCache::begin_step(Context& context, const View& slots, const View& of
     step->longest = std::max(step->longest, count);
     step->decode = step->decode && count == 1;
   }
-  step->shared = may_share(step_slots_);
+  step->shared = may_share(step_slots_.data(), step_slots_.size());
   if (context.recording()) announce(context, *step);
   return Status();
 }
@@ -145,7 +159,10 @@ Status CudaCache::begin_step(Context& context, const View& slots, const View& of
 Status CudaCache::plan(Context& context, const Step& step, StepPlan* plan) {
   plan_.batch = step.batch;
   *plan = plan_;
-  PlanKey key{content_, context.recording_number(), {step.slots, step.slots + step.batch}};
+  PlanKey key{content_,
+              context.recording_number(),
+              context.recording() ? step.device_slots : nullptr,
+              {step.slots, step.slots + step.batch}};
   if (key == plan_key_) return Status();
   SPKV_RETURN_IF_ERROR(
       cuda::check(plan_step({state_, plan_, step.device_slots}, context.stream()), "planning a step"));
@@ -162,22 +179,21 @@ int64_t CudaCache::kept_pages(const Context& context, const Step& step) const {
   return (pages - int64_t{step.batch} * state_.ring_pages) * state_.kv_heads;
 }
 
-void CudaCache::inserted(Context& context, const Step& step) {
-  std::vector<int32_t> slots(step.slots, step.slots + step.batch);
-  std::vector<int32_t> offsets(step.offsets, step.offsets + step.batch + 1);
-  auto advance = [this, slots, offsets] {
-    for (size_t b = 0; b < slots.size(); b++) {
-      Sequence& longer = sequence(slots[b]);
-      int64_t tokens = int64_t{offsets[b + 1]} - offsets[b];
-      longer.kept = kept_at_most(longer, tokens);
-      longer.length += tokens;
-    }
-    content_++;
-  };
-  if (!context.recording()) return advance();
-  for (int b = 0; b < step.batch; b++) sequence(slots[b]).recorded += offsets[b + 1] - offsets[b];
+void CudaCache::advance(const int32_t* slots, const std::vector<int32_t>& offsets) {
+  for (size_t b = 0; b + 1 < offsets.size(); b++) {
+    Sequence& longer = sequence(slots[b]);
+    int64_t tokens = int64_t{offsets[b + 1]} - offsets[b];
+    longer.kept = kept_at_most(longer, tokens);
+    longer.length += tokens;
+  }
   content_++;
-  context.on_replay(advance);
+}
+
+void CudaCache::inserted(Context& context, const Step& step) {
+  if (!context.recording()) return advance(step.slots, step_offsets_);
+  recording_->steps.back().inserted = true;
+  content_++;
+  context.on_replay([this, slots = replayed_slots_, offsets = step_offsets_] { advance(slots(), offsets); });
 }
 
 }  // namespace cuda

@@ -57,8 +57,11 @@ class Context : public Accelerator {
   virtual int fault_site(const std::string& key, DescribeFault describe) = 0;
 
   // --- Small i32 tensors whose content decides what is launched: slots and offsets. The host remembers what
-  // it wrote, so nothing waits. Null with a status when that is not known and cannot be read now.
-  virtual const int32_t* host_values(const View& view, Status* status) = 0;
+  // it wrote, so nothing waits. Null with a status when that is not known and cannot be read now. A recorded
+  // graph depends on the content, unless `replayed` is there to ask for what it is at a replay: null when
+  // that is not known.
+  using HostValues = std::function<const int32_t*()>;
+  virtual const int32_t* host_values(const View& view, Status* status, HostValues* replayed = nullptr) = 0;
   // To be called by operations that write i32 tensors: what the host remembers of it is no longer true.
   virtual void overwritten(const View& view) = 0;
 
@@ -69,10 +72,11 @@ class Context : public Accelerator {
   //
   // What an operation decides on the host must either hold for ever or be announced: `valid` is asked before
   // every replay, of the state before the graph's first operation; a graph for which it is false runs one by
-  // one and is recorded anew. What an operation changes on the host, it changes itself when not recording;
-  // when recording it leaves everything as it is and only announces the change: `effect` runs once per
-  // replay, in order, the first replay being the one that follows the recording. Outside of recordings both
-  // do nothing. Neither may refer to the operation's parameters by reference.
+  // one, and is recorded anew where it is false again at the next launch. What an operation changes on the
+  // host, it changes itself when not recording; when recording it leaves everything as it is and only
+  // announces the change: `effect` runs once per replay, in order, the first replay being the one that
+  // follows the recording. Outside of recordings both do nothing. Neither may refer to the operation's
+  // parameters by reference.
   virtual bool recording() const = 0;
   virtual void depend(std::function<bool()> valid) = 0;
   virtual void on_replay(std::function<void()> effect) = 0;

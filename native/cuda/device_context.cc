@@ -1,6 +1,6 @@
 #include "cuda/device_context.h"
 
-#include <cstring>
+#include <algorithm>
 
 namespace spkv {
 namespace cuda {
@@ -95,8 +95,7 @@ std::shared_ptr<void> DeviceContext::spare(int64_t bytes) {
   return std::shared_ptr<void>(data, [memory = memory_](void* start) { memory->give_back(start); });
 }
 
-const int32_t* DeviceContext::host_values(const View& view, Status* status) {
-  const int64_t bytes = view.size() * 4;
+const int32_t* DeviceContext::host_values(const View& view, Status* status, HostValues* replayed) {
   std::shared_ptr<Shadow> shadow = shadows_->find(view.data);
   if (!shadow) {
     *status = fail(Code::kUnsupported,
@@ -114,11 +113,19 @@ const int32_t* DeviceContext::host_values(const View& view, Status* status) {
     if (!status->ok()) return nullptr;
     shadow->write(shadow->start, content.data(), shadow->bytes);
   }
-  const char* values = shadow->at(view.data);
-  depend([shadow, data = view.data, recorded = std::vector<char>(values, values + bytes)] {
-    return shadow->known && memcmp(shadow->at(data), recorded.data(), recorded.size()) == 0;
-  });
-  return reinterpret_cast<const int32_t*>(values);
+  HostValues known = [shadow, data = view.data]() -> const int32_t* {
+    return shadow->known ? reinterpret_cast<const int32_t*>(shadow->at(data)) : nullptr;
+  };
+  const int32_t* values = known();
+  if (replayed) {
+    *replayed = std::move(known);
+  } else if (recording()) {
+    depend([known, recorded = std::vector<int32_t>(values, values + view.size())] {
+      const int32_t* now = known();
+      return now && std::equal(recorded.begin(), recorded.end(), now);
+    });
+  }
+  return values;
 }
 
 void DeviceContext::overwritten(const View& view) {
@@ -156,11 +163,14 @@ Status DeviceContext::launch(const Graph& graph, Execution& execution, const std
     return run(graph, execution, check);
   }
   if (compiled->unsupported) return run(graph, execution, check);
-  if (compiled->executable && !compiled->valid()) {
-    compiled->drop();
+  const bool valid = compiled->executable && compiled->valid();
+  if (compiled->executable && !valid && !compiled->doubted) {
+    compiled->doubted = true;
     return run(graph, execution, check);
   }
-  if (!compiled->executable) {
+  compiled->doubted = false;
+  if (!valid) {
+    compiled->drop();
     recording_ = compiled;
     recordings_++;
     Status status = record(graph, execution, recorder_, compiled);

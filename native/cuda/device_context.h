@@ -39,7 +39,7 @@ class DeviceContext : public Context {
   int fault_site(const std::string& key, DescribeFault describe) override {
     return faults_.site(key, std::move(describe));
   }
-  const int32_t* host_values(const View& view, Status* status) override;
+  const int32_t* host_values(const View& view, Status* status, HostValues* replayed) override;
   void overwritten(const View& view) override;
   bool recording() const override { return recording_ != nullptr; }
   void depend(std::function<bool()> valid) override;

@@ -34,6 +34,7 @@ struct CompiledGraph {
   std::shared_ptr<StreamMemory> memory;
   cudaGraphExec_t executable = nullptr;
   bool unsupported = false;  // some operation cannot be recorded: it always runs one by one
+  bool doubted = false;      // it was not valid at the last launch
   std::vector<std::function<bool()>> dependencies;
   std::vector<std::function<void()>> effects;
 };
