@@ -270,14 +270,14 @@ struct BackwardRows {
     hold(dq);
     group_wait<1>();
     hold(dq);
-    release(memory->d_out_empty[stage]);
+    release_own(memory->d_out_empty[stage]);
     add_dq(dq, dq_to);
     asm volatile("" : "+r"(query));  // what was compared above has no registers to wait in
     add_d_gates<kCompared>(d_packed, query);
     hold(dk);
     group_wait<0>();
     hold(dk);
-    release(memory->queries_empty[stage]);
+    release_own(memory->queries_empty[stage]);
     step++;
   }
 
@@ -311,13 +311,13 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads, 1)
   if (threadIdx.x == 0) {
     memory->work.find(p.lists, p.grid);
     memory->walk.find(p, memory->work, Shape::kQueries);
-    constexpr int kWarps = Shape::kGroups * 4;
+    constexpr int kReaders = Shape::kGroups * kGroupThreads;
     barrier_init(shared_address(&memory->keys_full), 1);
     for (int i = 0; i < Shape::kStages; i++) {
       barrier_init(shared_address(&memory->queries_full[i]), 1);
-      barrier_init(shared_address(&memory->queries_empty[i]), kWarps);
+      barrier_init(shared_address(&memory->queries_empty[i]), kReaders);
       barrier_init(shared_address(&memory->d_out_full[i]), 1);
-      barrier_init(shared_address(&memory->d_out_empty[i]), kWarps);
+      barrier_init(shared_address(&memory->d_out_empty[i]), kReaders);
     }
     barrier_init_fence();
   }

@@ -144,7 +144,7 @@ struct ForwardRows {
     hold(score);
     if (last) release(memory->queries_empty);
     compare();
-    release(memory->keys_empty[stage_of(tile)]);
+    release_own(memory->keys_empty[stage_of(tile)]);
     weigh<true>();
   }
 
@@ -225,7 +225,7 @@ struct ForwardRows {
     group_wait<1>();
     hold(score);
     if (last) release(memory->queries_empty);
-    release(memory->keys_empty[stage_of(tile)]);
+    release_own(memory->keys_empty[stage_of(tile)]);
     weigh<false>();
     end_values();
     rescale();
@@ -295,7 +295,7 @@ __global__ void __launch_bounds__(ForwardShape<kDim>::kThreads, 1)
     barrier_init(shared_address(&memory->queries_empty), kWarps);
     for (int i = 0; i < Shape::kStages; i++) {
       barrier_init(shared_address(&memory->keys_full[i]), 1);
-      barrier_init(shared_address(&memory->keys_empty[i]), kWarps);
+      barrier_init(shared_address(&memory->keys_empty[i]), kWarps * 32);
       barrier_init(shared_address(&memory->values_full[i]), 1);
       barrier_init(shared_address(&memory->values_empty[i]), kWarps);
     }

@@ -77,10 +77,15 @@ __device__ __forceinline__ int row_of(int r) {
   return threadIdx.x % kGroupThreads / 32 * 16 + threadIdx.x % 32 / 4 + 8 * r;
 }
 
-// A warp has read what the barrier guards.
+// The warp's matrix instructions have read what the barrier guards.
 __device__ __forceinline__ void release(const uint64_t& barrier) {
   __syncwarp();
   if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&barrier));
+}
+
+// So has the thread itself: racecheck takes an arrival for that of its thread alone.
+__device__ __forceinline__ void release_own(const uint64_t& barrier) {
+  barrier_arrive(shared_address(&barrier));
 }
 
 // Where element pair (row r of the thread, column 8j + 2t) lies in a tile whose panels have `rows` rows.

@@ -8,8 +8,8 @@
 //   warpgroups       64 rows of a tile each: attention_group.cuh    ->  out
 //   1, 2 (, 3)
 //
-// Lane 0 arrives for its warp, behind __syncwarp. At the barriers of a tile every thread arrives for itself:
-// it is what threads themselves write and read, and racecheck takes an arrival for that of its thread alone.
+// Lane 0 arrives for its warp, behind __syncwarp. What threads themselves write and read, tiles and the masks
+// of keys, each of them arrives for: racecheck takes an arrival for that of its thread alone.
 #pragma once
 
 #include "cuda/attention_group.cuh"

@@ -50,20 +50,20 @@ class Compute {
     barrier_wait(shared_address(&memory_->values_full[values_.index]), values_.phase);
     return shared_address(memory_->values[values_.index]);
   }
-  __device__ __forceinline__ void release_keys() {
-    release(&memory_->keys_empty[keys_.index]);
-    keys_.advance();
-  }
   __device__ __forceinline__ void release_values() {
     release(&memory_->values_empty[values_.index]);
     values_.advance();
   }
 
-  // The scores of the newest keys are there.
-  __device__ __forceinline__ void take_scores(float (&score)[kGroupPairs / 2], const int (&own)[2],
-                                              Group* group) {
-    const PageMask(&masks)[2] = memory_->masks[keys_.index];
-    if (!masks[0].all() || !masks[1].all()) {
+  // The scores of the newest keys are there, those of pages i and i + 1.
+  __device__ __forceinline__ void take_scores(float (&score)[kGroupPairs / 2], const Walk<C::kDim>& walk,
+                                              int i, const int (&own)[2], Group* group) {
+    uint64_t& empty = memory_->keys_empty[keys_.index];
+    if (walk.all_seen(i)) {
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) barrier_arrive_for(shared_address(&empty), 32);
+    } else {
+      const PageMask(&masks)[2] = memory_->masks[keys_.index];
       uint64_t visible[2][2];
 #pragma unroll
       for (int page = 0; page < 2; page++) {
@@ -72,9 +72,10 @@ class Compute {
         visible[1][page] = mask.visible(own[1], step_.cache.window);
         non_finite_ = non_finite_ || mask.non_finite;
       }
+      barrier_arrive(shared_address(&empty));
       group->mask(score, visible);
     }
-    release_keys();
+    keys_.advance();
     group->weigh(score, step_.scale_log2);
   }
 
@@ -94,7 +95,7 @@ class Compute {
     group_end();
     group_wait<0>();
     hold(score);
-    take_scores(score, own, &group);
+    take_scores(score, tile.walk, 0, own, &group);
     group.pack_weights(score, weights);
     for (int i = 2; i < tile.walk.pages; i += 2) {
       keys = wait_for_keys();
@@ -107,7 +108,7 @@ class Compute {
       group_end();
       group_wait<1>();
       hold(score);
-      take_scores(score, own, &group);
+      take_scores(score, tile.walk, i, own, &group);
       group_wait<0>();
       hold(group.out);
       release_values();
@@ -171,7 +172,7 @@ __device__ __forceinline__ void begin_block(PrefillMemory<C>* memory) {
   if (threadIdx.x == 0) {
     constexpr int kUsers = C::kGroups * kGroupThreads / 32;
     init(memory->keys_full, C::kStages, 2);
-    init(memory->keys_empty, C::kStages, kUsers);
+    init(memory->keys_empty, C::kStages, kUsers * 32);
     init(memory->values_full, C::kStages, 2);
     init(memory->values_empty, C::kStages, kUsers);
     for (TileBuffer<C>& tile : memory->tiles) {

@@ -32,8 +32,6 @@ struct PageMask {
 
   static constexpr int32_t kBehind = -(1 << 30);
 
-  // Whether every row sees all of its pairs.
-  __device__ __forceinline__ bool all() const { return first == kBehind && keep == ~uint64_t{0}; }
   // `own` is the local index of the row's own pair.
   __device__ __forceinline__ uint64_t visible(int own, int window) const {
     int at = own - first;
@@ -93,6 +91,13 @@ struct Walk {
     int first = (first_local + i) * kPageSlots;
     const LocalPage& page = step.local_info[local_page + i * step.cache.kv_heads];
     return {page.keep & bit_range(behind + 1 - first, kPageSlots), first, page.non_finite};
+  }
+
+  // Whether every row sees all pairs of pages i and i + 1, as far as that can be told without their masks:
+  // they lie behind the local ones, and are not the last of their kind, which can be parts of pages.
+  __device__ __forceinline__ bool all_seen(int i) const {
+    int last_closed = locals + closeds - 1;
+    return i >= locals && (i > last_closed || i + 1 < last_closed) && i + 1 < pages - 1;
   }
 
   // Calls mark(n, j) for each of the thread's components 8n + 2 (lane % 4) + j of which the row with this own

@@ -88,12 +88,12 @@ void barrier_init(uint32_t address, uint32_t arrivals) {
   *reinterpret_cast<Barrier*>(from_shared_address(address)) = {0, arrivals, arrivals, 0, kMade};
 }
 
-void barrier_arrive(uint32_t address, uint32_t expected_bytes) {
+void barrier_arrive(uint32_t address, uint32_t arrivals, uint32_t expected_bytes) {
   Barrier* barrier = barrier_at(address);
   races::barrier_arrive(address, __builtin_return_address(0));
-  if (barrier->missing == 0) fail("more arrivals at an mbarrier than its phase has");
+  if (arrivals == 0 || arrivals > barrier->missing) fail("more arrivals at an mbarrier than its phase has");
   barrier->bytes += static_cast<int32_t>(expected_bytes);
-  barrier->missing--;
+  barrier->missing -= arrivals;
   end_phase_if_complete(barrier);
 }
 

@@ -8,7 +8,7 @@
 namespace spkv_emulator {
 
 void barrier_init(uint32_t barrier, uint32_t arrivals);
-void barrier_arrive(uint32_t barrier, uint32_t expected_bytes);
+void barrier_arrive(uint32_t barrier, uint32_t arrivals, uint32_t expected_bytes);
 // Returns once the phase of this parity has ended.
 void barrier_wait(uint32_t barrier, uint32_t parity);
 

@@ -24,9 +24,12 @@ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
   spkv_emulator::barrier_init(barrier, arrivals);
 }
 inline void barrier_init_fence() {}
-__forceinline__ void barrier_arrive(uint32_t barrier) { spkv_emulator::barrier_arrive(barrier, 0); }
+__forceinline__ void barrier_arrive(uint32_t barrier) { spkv_emulator::barrier_arrive(barrier, 1, 0); }
+__forceinline__ void barrier_arrive_for(uint32_t barrier, uint32_t arrivals) {
+  spkv_emulator::barrier_arrive(barrier, arrivals, 0);
+}
 __forceinline__ void barrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
-  spkv_emulator::barrier_arrive(barrier, bytes);
+  spkv_emulator::barrier_arrive(barrier, 1, bytes);
 }
 __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) { spkv_emulator::barrier_wait(barrier, parity); }
 
