@@ -38,7 +38,7 @@ class PlainContext : public Context {
   std::shared_ptr<void> spare(int64_t) override { return nullptr; }
   Fault* fault() const override { return nullptr; }
   int fault_site(const std::string&, DescribeFault) override { return 0; }
-  const int32_t* host_values(const spkv::View&, spkv::Status*) override { return nullptr; }
+  const int32_t* host_values(const spkv::View&, spkv::Status*, HostValues*) override { return nullptr; }
   void overwritten(const spkv::View&) override {}
   bool recording() const override { return false; }
   void depend(std::function<bool()>) override {}
