@@ -89,7 +89,7 @@ test('with --gpus an error is told once, by the process that has the terminal', 
   const args = command(join(root, 'gpus'));
   args.splice(args.indexOf('--device'), 2);
   args.splice(args.indexOf('--threads'), 2);
-  const { code, stdout, stderr } = await spkv([...args, '--gpus', '2']);
+  const { code, stdout, stderr } = await spkv([...args, '--gpus', '2'], { env: { SPKV_CUDA_LIBRARY: 'none' } });
   expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
   expect(stderr).toMatch(/^spkv: DEVICE: (Rank 1: )?Device "cuda:[01]" needs the CUDA library of spkv, which is not there .*\n$/);
 });

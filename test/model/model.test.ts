@@ -174,9 +174,11 @@ test('a weight that is not a number is found, and names the layer', async () => 
 
 test('the pool is a quarter of the memory, and on a GPU most of what the weights leave free', async () => {
   using target = testDevice();
-  const free = target.freeMemory;
+  const before = target.freeMemory;
   using fresh = await loadModel(MODEL_DIR, { device: target });
   const { capacityPages, pageBytes } = await fresh.cache.stats();
+  // Others may have freed some of a GPU's memory meanwhile.
+  const free = before && Math.max(before, target.freeMemory! + capacityPages * pageBytes);
   expect(pageBytes).toBe(target.pageBytes(fresh.config.headDim, fresh.cache.dtype));
   if (free === null) expect(capacityPages).toBe(Math.floor(totalmem() / 4 / pageBytes));
   else expect(capacityPages * pageBytes).toBeLessThanOrEqual(0.9 * free);
