@@ -75,6 +75,14 @@ class Recorded {
   }
 }
 
+/** A cache with sequences, and a graph of steps over it. */
+async function prepare(steps: number, sequences: number): Promise<{ harness: Harness; recorded: Recorded; members: Member[] }> {
+  const harness = new Harness(testDevice(), SHAPE, uniform);
+  const recorded = new Recorded(harness, steps);
+  const members = await Promise.all(Array.from({ length: sequences }, () => harness.create()));
+  return { harness, recorded, members };
+}
+
 /** Some of them, in any order. */
 function choose(members: readonly Member[]): Member[] {
   const left = [...members];
@@ -91,17 +99,13 @@ async function expectKept({ cache, shape }: Harness, members: readonly Member[])
 
 describe.each([1, 2])('%i steps in a graph', (steps) => {
   test('are for the sequences that the slots name at each launch', async () => {
-    const harness = new Harness(testDevice(), SHAPE, uniform);
-    const recorded = new Recorded(harness, steps);
-    const members = await Promise.all(Array.from({ length: 6 }, () => harness.create()));
+    const { harness, recorded, members } = await prepare(steps, 6);
     for (let i = 0; i < 30; i++) await recorded.run(choose(members));
     await expectKept(harness, members);
   });
 
   test('find room for lists of any length', async () => {
-    const harness = new Harness(testDevice(), SHAPE, uniform);
-    const recorded = new Recorded(harness, steps);
-    const members = await Promise.all(Array.from({ length: 4 }, () => harness.create()));
+    const { harness, recorded, members } = await prepare(steps, 4);
     for (let i = 0; i < 3; i++) await recorded.run(choose(members));
     await harness.step(members, [700, 20, 300, 64], DENSITIES);
     for (let i = 0; i < 10; i++) await recorded.run(choose(members));
@@ -110,9 +114,7 @@ describe.each([1, 2])('%i steps in a graph', (steps) => {
   });
 
   test('take sequences that come, go, and share pages', async () => {
-    const harness = new Harness(testDevice(), SHAPE, uniform);
-    const recorded = new Recorded(harness, steps);
-    const members = await Promise.all(Array.from({ length: 5 }, () => harness.create()));
+    const { harness, recorded, members } = await prepare(steps, 5);
     await harness.step(members, [200, 3, 90, 130, 1], DENSITIES);
     for (let i = 0; i < 24; i++) {
       const at = below(members.length);
@@ -130,9 +132,7 @@ describe.each([1, 2])('%i steps in a graph', (steps) => {
   });
 
   test('refuse sequences that are gone or named twice, and go on', async () => {
-    const harness = new Harness(testDevice(), SHAPE, uniform);
-    const recorded = new Recorded(harness, steps);
-    const members = await Promise.all(Array.from({ length: 5 }, () => harness.create()));
+    const { harness, recorded, members } = await prepare(steps, 5);
     for (let i = 0; i < 3; i++) await recorded.run(choose(members));
     const gone = members.pop()!.sequence;
     const { slot } = gone;
